@@ -1,0 +1,157 @@
+# cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+# cython: freethreading_compatible=True
+"""Cython over the C interface: arrays in, arrays out, one call without the GIL per function, the status returned.
+
+No policy and no checks: cellrt.kernels is the only caller, allocates the outputs and sees to it that shapes agree.
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t
+
+cimport cellrt as c
+
+ctypedef fused pixel:
+    uint8_t
+    uint16_t
+    float
+
+OK = c.CELLRT_OK
+ERROR_ARGUMENT = c.CELLRT_ERROR_ARGUMENT
+ERROR_MEMORY = c.CELLRT_ERROR_MEMORY
+ERROR_CAPACITY = c.CELLRT_ERROR_CAPACITY
+ERROR_CANCELLED = c.CELLRT_ERROR_CANCELLED
+ERROR_INTERNAL = c.CELLRT_ERROR_INTERNAL
+ERROR_DATA = c.CELLRT_ERROR_DATA
+
+
+def version():
+    return c.cellrt_version()
+
+
+def status_text(int32_t status):
+    return c.cellrt_status_text(status).decode("ascii")
+
+
+def usable_cores():
+    cdef int32_t count
+    with nogil:
+        count = c.cellrt_usable_cores()
+    return count
+
+
+def percentiles(const pixel[:, :, :] image, const double[::1] percents, int32_t n_threads, double[::1] values):
+    cdef int32_t status
+    cdef int32_t n_percents = <int32_t>percents.shape[0]
+    cdef int64_t item = sizeof(pixel)
+    with nogil:
+        if pixel is uint8_t:
+            status = c.cellrt_percentiles_u8(
+                &image[0, 0, 0], image.shape[0], image.shape[1], image.shape[2], image.strides[0] // item,
+                image.strides[1] // item, image.strides[2] // item, &percents[0], n_percents, n_threads, &values[0])
+        elif pixel is uint16_t:
+            status = c.cellrt_percentiles_u16(
+                &image[0, 0, 0], image.shape[0], image.shape[1], image.shape[2], image.strides[0] // item,
+                image.strides[1] // item, image.strides[2] // item, &percents[0], n_percents, n_threads, &values[0])
+        else:
+            status = c.cellrt_percentiles_f32(
+                &image[0, 0, 0], image.shape[0], image.shape[1], image.shape[2], image.strides[0] // item,
+                image.strides[1] // item, image.strides[2] // item, &percents[0], n_percents, n_threads, &values[0])
+    return status
+
+
+def normalize(const pixel[:, :, :] image, const float[::1] low, const float[::1] divisor, int32_t n_threads,
+              float[:, :, ::1] out):
+    cdef int32_t status
+    cdef int64_t item = sizeof(pixel)
+    with nogil:
+        if pixel is uint8_t:
+            status = c.cellrt_normalize_u8(
+                &image[0, 0, 0], image.shape[0], image.shape[1], image.shape[2], image.strides[0] // item,
+                image.strides[1] // item, image.strides[2] // item, &low[0], &divisor[0], out.shape[1], out.shape[2],
+                n_threads, &out[0, 0, 0])
+        elif pixel is uint16_t:
+            status = c.cellrt_normalize_u16(
+                &image[0, 0, 0], image.shape[0], image.shape[1], image.shape[2], image.strides[0] // item,
+                image.strides[1] // item, image.strides[2] // item, &low[0], &divisor[0], out.shape[1], out.shape[2],
+                n_threads, &out[0, 0, 0])
+        else:
+            status = c.cellrt_normalize_f32(
+                &image[0, 0, 0], image.shape[0], image.shape[1], image.shape[2], image.strides[0] // item,
+                image.strides[1] // item, image.strides[2] // item, &low[0], &divisor[0], out.shape[1], out.shape[2],
+                n_threads, &out[0, 0, 0])
+    return status
+
+
+def count_star_candidates_2d(const float[:, :, ::1] maps, int32_t n_rays, int32_t n_class_channels,
+                             int64_t y_begin, int64_t y_end, int64_t x_begin, int64_t x_end, float prob_thresh,
+                             int32_t grid_y, int32_t grid_x, int32_t origin_y, int32_t origin_x, int32_t n_threads):
+    cdef int32_t status
+    cdef int64_t n_candidates = 0
+    with nogil:
+        status = c.cellrt_star_candidates_2d(
+            &maps[0, 0, 0], n_rays, n_class_channels, maps.shape[1], maps.shape[2], y_begin, y_end, x_begin, x_end,
+            prob_thresh, grid_y, grid_x, origin_y, origin_x, 0, n_threads, &n_candidates, NULL, NULL, NULL, NULL)
+    return status, n_candidates
+
+
+def star_candidates_2d(const float[:, :, ::1] maps, int32_t n_rays, int32_t n_class_channels,
+                       int64_t y_begin, int64_t y_end, int64_t x_begin, int64_t x_end, float prob_thresh,
+                       int32_t grid_y, int32_t grid_x, int32_t origin_y, int32_t origin_x, int32_t n_threads,
+                       float[::1] prob, float[:, ::1] dist, int32_t[:, ::1] points, float[:, ::1] class_prob):
+    cdef int32_t status
+    cdef int64_t n_candidates = 0
+    with nogil:
+        status = c.cellrt_star_candidates_2d(
+            &maps[0, 0, 0], n_rays, n_class_channels, maps.shape[1], maps.shape[2], y_begin, y_end, x_begin, x_end,
+            prob_thresh, grid_y, grid_x, origin_y, origin_x, prob.shape[0], n_threads, &n_candidates, &prob[0],
+            &dist[0, 0], &points[0, 0], &class_prob[0, 0])
+    return status
+
+
+def star_nms_2d(const float[::1] prob, const float[:, ::1] dist, const int32_t[:, ::1] points, float nms_thresh,
+                int64_t max_pairs, int32_t n_threads, int64_t[::1] kept):
+    cdef int32_t status
+    cdef int32_t n_rays = <int32_t>dist.shape[1]
+    cdef int64_t n_kept = 0
+    with nogil:
+        status = c.cellrt_star_nms_2d(&prob[0], &dist[0, 0], &points[0, 0], prob.shape[0], n_rays, nms_thresh,
+                                      max_pairs, NULL, n_threads, &n_kept, &kept[0])
+    return status, n_kept
+
+
+def star_outlines_2d(const float[:, ::1] dist, const double[:, ::1] points, double scale_y, double scale_x,
+                     int32_t n_threads, float[:, :, ::1] coords):
+    cdef int32_t status
+    cdef int32_t n_rays = <int32_t>dist.shape[1]
+    with nogil:
+        status = c.cellrt_star_outlines_2d(&dist[0, 0], &points[0, 0], dist.shape[0], n_rays, scale_y, scale_x,
+                                           n_threads, &coords[0, 0, 0])
+    return status
+
+
+def paint_polygons_2d(const float[:, ::1] coords, const int64_t[::1] offsets, const int64_t[::1] order,
+                      int32_t n_threads, int32_t[:, ::1] labels):
+    cdef int32_t status
+    with nogil:
+        status = c.cellrt_paint_polygons_2d(&coords[0, 0], &offsets[0], &order[0], offsets.shape[0] - 1,
+                                            labels.shape[0], labels.shape[1], n_threads, &labels[0, 0])
+    return status
+
+
+def label_regions_2d(const int32_t[:, ::1] labels, int32_t n_threads, int64_t[::1] areas, int32_t[:, ::1] boxes,
+                     double[:, ::1] centroids):
+    cdef int32_t status
+    cdef int32_t n_labels = <int32_t>areas.shape[0]
+    with nogil:
+        status = c.cellrt_label_regions_2d(&labels[0, 0], labels.shape[0], labels.shape[1], n_labels, n_threads,
+                                           &areas[0], &boxes[0, 0], &centroids[0, 0])
+    return status
+
+
+def relabel(const int32_t[::1] labels, int32_t n_threads, int32_t[::1] table, int32_t[::1] relabelled):
+    cdef int32_t status
+    cdef int32_t max_label = <int32_t>(table.shape[0] - 1)
+    cdef int32_t n_labels = 0
+    with nogil:
+        status = c.cellrt_relabel(&labels[0], labels.shape[0], max_label, n_threads, &table[0], &relabelled[0],
+                                  &n_labels)
+    return status, n_labels

@@ -1,0 +1,61 @@
+# The C interface (csrc/include/cellrt.h), declaration by declaration. tests/test_codebase.py compares the two.
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t
+
+cdef extern from "cellrt.h" nogil:
+    const int32_t CELLRT_OK
+    const int32_t CELLRT_ERROR_ARGUMENT
+    const int32_t CELLRT_ERROR_MEMORY
+    const int32_t CELLRT_ERROR_CAPACITY
+    const int32_t CELLRT_ERROR_CANCELLED
+    const int32_t CELLRT_ERROR_INTERNAL
+    const int32_t CELLRT_ERROR_DATA
+    const int32_t CELLRT_VERSION
+
+    int32_t cellrt_version()
+    const char *cellrt_status_text(int32_t status)
+    int32_t cellrt_usable_cores()
+    int32_t cellrt_percentiles_u8(
+        const uint8_t *image, int64_t n_channels, int64_t n_y, int64_t n_x, int64_t stride_channel,
+        int64_t stride_y, int64_t stride_x, const double *percents, int32_t n_percents, int32_t n_threads,
+        double *values)
+    int32_t cellrt_percentiles_u16(
+        const uint16_t *image, int64_t n_channels, int64_t n_y, int64_t n_x, int64_t stride_channel,
+        int64_t stride_y, int64_t stride_x, const double *percents, int32_t n_percents, int32_t n_threads,
+        double *values)
+    int32_t cellrt_percentiles_f32(
+        const float *image, int64_t n_channels, int64_t n_y, int64_t n_x, int64_t stride_channel,
+        int64_t stride_y, int64_t stride_x, const double *percents, int32_t n_percents, int32_t n_threads,
+        double *values)
+    int32_t cellrt_normalize_u8(
+        const uint8_t *image, int64_t n_channels, int64_t n_y, int64_t n_x, int64_t stride_channel,
+        int64_t stride_y, int64_t stride_x, const float *low, const float *divisor, int64_t out_y,
+        int64_t out_x, int32_t n_threads, float *out)
+    int32_t cellrt_normalize_u16(
+        const uint16_t *image, int64_t n_channels, int64_t n_y, int64_t n_x, int64_t stride_channel,
+        int64_t stride_y, int64_t stride_x, const float *low, const float *divisor, int64_t out_y,
+        int64_t out_x, int32_t n_threads, float *out)
+    int32_t cellrt_normalize_f32(
+        const float *image, int64_t n_channels, int64_t n_y, int64_t n_x, int64_t stride_channel,
+        int64_t stride_y, int64_t stride_x, const float *low, const float *divisor, int64_t out_y,
+        int64_t out_x, int32_t n_threads, float *out)
+    int32_t cellrt_star_candidates_2d(
+        const float *maps, int32_t n_rays, int32_t n_class_channels, int64_t n_y, int64_t n_x,
+        int64_t y_begin, int64_t y_end, int64_t x_begin, int64_t x_end, float prob_thresh, int32_t grid_y,
+        int32_t grid_x, int32_t origin_y, int32_t origin_x, int64_t capacity, int32_t n_threads,
+        int64_t *n_candidates, float *prob, float *dist, int32_t *points, float *class_prob)
+    int32_t cellrt_star_nms_2d(
+        const float *prob, const float *dist, const int32_t *points, int64_t n, int32_t n_rays,
+        float nms_thresh, int64_t max_pairs, const int32_t *cancel, int32_t n_threads, int64_t *n_kept,
+        int64_t *kept)
+    int32_t cellrt_star_outlines_2d(
+        const float *dist, const double *points, int64_t n, int32_t n_rays, double scale_y, double scale_x,
+        int32_t n_threads, float *coords)
+    int32_t cellrt_paint_polygons_2d(
+        const float *coords, const int64_t *offsets, const int64_t *order, int64_t n, int64_t n_y,
+        int64_t n_x, int32_t n_threads, int32_t *labels)
+    int32_t cellrt_label_regions_2d(
+        const int32_t *labels, int64_t n_y, int64_t n_x, int32_t n_labels, int32_t n_threads,
+        int64_t *areas, int32_t *boxes, double *centroids)
+    int32_t cellrt_relabel(
+        const int32_t *labels, int64_t n_pixels, int32_t max_label, int32_t n_threads, int32_t *table,
+        int32_t *relabelled, int32_t *n_labels)

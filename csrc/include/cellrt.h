@@ -1,0 +1,198 @@
+/* cellrt.h - the C interface of cellrt's kernels. BSD-3-Clause.
+ *
+ * What it does: everything a StarDist network needs around it. Percentiles and normalisation before the network;
+ * candidates, non-maximum suppression, outlines, label painting and label measurements after it. The network itself
+ * runs elsewhere (ONNX Runtime); nothing here knows about it.
+ *
+ * Rules that hold for every function
+ *   - Row-major arrays, y before x. "Pixels" are those of the image given to the network; pixel centres have integer
+ *     coordinates, so pixel (0, 0) covers [-0.5, 0.5) x [-0.5, 0.5).
+ *   - Arguments come in this order: inputs, sizes, parameters, n_threads, outputs.
+ *   - The return value is a status (0 = ok). Nothing is printed, no errno is set, no exception leaves the library.
+ *     On any status but 0 the contents of the outputs are undefined, except where a comment says otherwise.
+ *   - The caller allocates every output. No function keeps a pointer after it returns.
+ *   - n_threads: 0 uses cellrt_usable_cores(); 1 stays on the calling thread. Worker threads live only during the call.
+ *     The bytes of every output are the same for any number of threads.
+ *   - Every function may be called from several threads at once, provided that their outputs do not overlap.
+ *   - Limits: any side of an image is at most 2^30, any count at most 2^40, n_rays 3..1024.
+ */
+#ifndef CELLRT_H
+#define CELLRT_H
+
+#include <stdint.h>
+
+#if defined(CELLRT_STATIC)
+#define CELLRT_API
+#elif defined(_WIN32)
+#ifdef CELLRT_BUILD
+#define CELLRT_API __declspec(dllexport)
+#else
+#define CELLRT_API __declspec(dllimport)
+#endif
+#else
+#define CELLRT_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- Status and version ------------------------------------------------------------------------------------- */
+
+#define CELLRT_OK 0
+#define CELLRT_ERROR_ARGUMENT 1  /* a size, a parameter or a pointer is out of range: a mistake in the calling code */
+#define CELLRT_ERROR_MEMORY 2    /* the system refused memory */
+#define CELLRT_ERROR_CAPACITY 3  /* an output or a work limit was too small; a needed size, where there is one, is written */
+#define CELLRT_ERROR_CANCELLED 4 /* the caller's cancel flag was set */
+#define CELLRT_ERROR_INTERNAL 5  /* a defect of this library */
+#define CELLRT_ERROR_DATA 6      /* the data cannot be used: NaN or infinite values, or ray lengths beyond 2^20 pixels */
+
+#define CELLRT_VERSION 100 /* 10000 * major + 100 * minor + patch; functions are only added within a major version */
+
+/* The version of the library that is loaded; compare with CELLRT_VERSION. */
+CELLRT_API int32_t cellrt_version(void);
+
+/* A constant English sentence for a status; never NULL. */
+CELLRT_API const char *cellrt_status_text(int32_t status);
+
+/* Cores this process may use: the affinity mask and, on Linux, the container's CPU quota; at least 1. */
+CELLRT_API int32_t cellrt_usable_cores(void);
+
+/* ---- Before the network ------------------------------------------------------------------------------------- */
+
+/* Exact percentiles of all pixels of an image (channels together), with linear interpolation between order
+ * statistics, bit for bit as numpy.percentile(image, percent) computes them: u8 and u16 in double precision, f32 in
+ * single precision (0 and -0 are taken to be the same number, and written as 0).
+ *
+ * image      first element of n_channels x n_y x n_x pixels at the given strides
+ * strides    in elements, of channel, y and x; may be negative or interleaved (a view of YXC or CYX data); 0 is allowed
+ * percents   n_percents values in [0, 100]
+ * values     n_percents doubles
+ *
+ * O(pixels) time. u8 and u16: one histogram pass. f32: two radix-histogram passes, no copy of the image.
+ * Less than 2 MiB of scratch per thread. f32 with NaN or infinity: CELLRT_ERROR_DATA. No pixels: CELLRT_ERROR_ARGUMENT. */
+CELLRT_API int32_t cellrt_percentiles_u8(const uint8_t *image, int64_t n_channels, int64_t n_y, int64_t n_x,
+                                         int64_t stride_channel, int64_t stride_y, int64_t stride_x,
+                                         const double *percents, int32_t n_percents, int32_t n_threads, double *values);
+CELLRT_API int32_t cellrt_percentiles_u16(const uint16_t *image, int64_t n_channels, int64_t n_y, int64_t n_x,
+                                          int64_t stride_channel, int64_t stride_y, int64_t stride_x,
+                                          const double *percents, int32_t n_percents, int32_t n_threads, double *values);
+CELLRT_API int32_t cellrt_percentiles_f32(const float *image, int64_t n_channels, int64_t n_y, int64_t n_x,
+                                          int64_t stride_channel, int64_t stride_y, int64_t stride_x,
+                                          const double *percents, int32_t n_percents, int32_t n_threads, double *values);
+
+/* Normalise, cast and pad in one pass: out[c, y, x] = ((float)image[c, y', x'] - low[c]) / divisor[c], in float32,
+ * where y' and x' mirror the padding back into the image without repeating the edge pixel (numpy.pad "reflect",
+ * repeatedly where the padding is longer than the image; a side of 1 repeats its pixel).
+ *
+ * image, strides   as above
+ * low, divisor     n_channels floats each; divisor finite and not 0
+ * out_y, out_x     sides of the output, at least n_y and n_x: padding is added at the end of each axis only
+ * out              n_channels * out_y * out_x floats, contiguous
+ *
+ * f32: NaN or infinity in the image gives CELLRT_ERROR_DATA. */
+CELLRT_API int32_t cellrt_normalize_u8(const uint8_t *image, int64_t n_channels, int64_t n_y, int64_t n_x,
+                                       int64_t stride_channel, int64_t stride_y, int64_t stride_x, const float *low,
+                                       const float *divisor, int64_t out_y, int64_t out_x, int32_t n_threads, float *out);
+CELLRT_API int32_t cellrt_normalize_u16(const uint16_t *image, int64_t n_channels, int64_t n_y, int64_t n_x,
+                                        int64_t stride_channel, int64_t stride_y, int64_t stride_x, const float *low,
+                                        const float *divisor, int64_t out_y, int64_t out_x, int32_t n_threads, float *out);
+CELLRT_API int32_t cellrt_normalize_f32(const float *image, int64_t n_channels, int64_t n_y, int64_t n_x,
+                                        int64_t stride_channel, int64_t stride_y, int64_t stride_x, const float *low,
+                                        const float *divisor, int64_t out_y, int64_t out_x, int32_t n_threads, float *out);
+
+/* ---- StarDist, 2D (Schmidt et al., MICCAI 2018) -------------------------------------------------------------- */
+
+/* Grid samples whose probability exceeds a threshold, gathered in row-major order.
+ *
+ * maps             (1 + n_rays + n_class_channels) * n_y * n_x floats, the network's output: probability, ray lengths
+ *                  in pixels, then class probabilities (n_class_channels = 0, or number of classes + 1, background first)
+ * y_begin..x_end   the window of samples to look at, half open, inside the map: the core of a tile, less any border
+ * prob_thresh      strict: prob > prob_thresh; a NaN probability is no candidate
+ * grid_y, grid_x   pixels per sample
+ * origin_y/x       pixel of sample (0, 0), added to every point: the corner of the tile
+ * capacity         most candidates that fit in the outputs
+ * n_candidates     how many there are; written also with CELLRT_ERROR_CAPACITY, when the other outputs are untouched.
+ *                  A call with capacity 0 and NULL outputs therefore counts.
+ * prob             capacity floats
+ * dist             capacity * n_rays floats, clipped below at 1e-3 as upstream does
+ * points           capacity * 2 int32: y, x in pixels
+ * class_prob       capacity * n_class_channels floats; may be NULL when n_class_channels is 0
+ *
+ * A candidate with a NaN or infinite length, or one beyond 2^20 pixels, gives CELLRT_ERROR_DATA. */
+CELLRT_API int32_t cellrt_star_candidates_2d(const float *maps, int32_t n_rays, int32_t n_class_channels, int64_t n_y,
+                                             int64_t n_x, int64_t y_begin, int64_t y_end, int64_t x_begin, int64_t x_end,
+                                             float prob_thresh, int32_t grid_y, int32_t grid_x, int32_t origin_y,
+                                             int32_t origin_x, int64_t capacity, int32_t n_threads,
+                                             int64_t *n_candidates, float *prob, float *dist, int32_t *points,
+                                             float *class_prob);
+
+/* Greedy non-maximum suppression of star-convex polygons, with StarDist 0.9.2's decisions.
+ *
+ * Candidates are taken in descending order of probability, ties in ascending order of index. A candidate is dropped if
+ * a kept one overlaps it by more than nms_thresh, overlap being intersection area / the smaller area. Vertices are
+ * truncated to integers and crossing points rounded, as the original does through Clipper.
+ *
+ * prob        n floats, not NaN
+ * dist        n * n_rays floats, finite, 0 < dist <= 2^20; ray k points along (y, x) = (sin, cos)(2 pi k / n_rays)
+ * points      n * 2 int32: y, x in pixels, magnitude at most 2^30
+ * nms_thresh  overlap above which the weaker candidate is dropped, in [0, 1]
+ * max_pairs   most pairs of polygons that may be compared; more gives CELLRT_ERROR_CAPACITY (independent of n_threads)
+ * cancel      NULL, or a flag that another thread sets to non-zero to stop the call (CELLRT_ERROR_CANCELLED)
+ * n_kept      how many candidates survive
+ * kept        n int64: the indices of the survivors in descending order of probability; the rest is left alone
+ *
+ * Scratch: about (24 + 16 * n_rays) * n bytes. */
+CELLRT_API int32_t cellrt_star_nms_2d(const float *prob, const float *dist, const int32_t *points, int64_t n,
+                                      int32_t n_rays, float nms_thresh, int64_t max_pairs, const int32_t *cancel,
+                                      int32_t n_threads, int64_t *n_kept, int64_t *kept);
+
+/* Vertices of star-convex polygons, as StarDist's dist_to_coord computes them (double, rounded to float32 after each
+ * step): coords[i, k] = points[i] + scale * dist[i, k] * (sin, cos)(2 pi k / n_rays).
+ *
+ * dist              n * n_rays floats
+ * points            n * 2 doubles: y, x, already scaled
+ * scale_y, scale_x  1 unless the network saw a rescaled image
+ * coords            n * n_rays * 2 floats: y, x */
+CELLRT_API int32_t cellrt_star_outlines_2d(const float *dist, const double *points, int64_t n, int32_t n_rays,
+                                           double scale_y, double scale_x, int32_t n_threads, float *coords);
+
+/* ---- Labels -------------------------------------------------------------------------------------------------- */
+
+/* Fill polygons into a label image. A pixel belongs to a polygon if its centre is inside by the even-odd rule or lies
+ * on an edge or a vertex: the rule of skimage.draw.polygon, in double precision.
+ *
+ * coords       offsets[n] * 2 floats: the vertices (y, x) of all polygons, one after the other
+ * offsets      n + 1 int64: polygon i has the vertices offsets[i] .. offsets[i + 1] - 1; offsets[0] is 0
+ * order        n int64: the polygons in painting order, later over earlier; each index at most once
+ * labels       n_y * n_x int32, overwritten: 0 where no polygon is, polygon i paints i + 1
+ *
+ * Coordinates that are not finite or beyond 2^40: CELLRT_ERROR_DATA. O(pixels + painted pixels + vertices * rows they
+ * cross). */
+CELLRT_API int32_t cellrt_paint_polygons_2d(const float *coords, const int64_t *offsets, const int64_t *order,
+                                            int64_t n, int64_t n_y, int64_t n_x, int32_t n_threads, int32_t *labels);
+
+/* Area, bounding box and centroid of every label 1..n_labels of a label image.
+ *
+ * labels     n_y * n_x int32 in 0..n_labels; others give CELLRT_ERROR_ARGUMENT
+ * areas      n_labels int64: pixels of label i + 1 (0 if absent)
+ * boxes      n_labels * 4 int32: y_begin, x_begin, y_end, x_end, half open; all 0 if absent
+ * centroids  n_labels * 2 doubles: mean y, mean x; -1 if absent */
+CELLRT_API int32_t cellrt_label_regions_2d(const int32_t *labels, int64_t n_y, int64_t n_x, int32_t n_labels,
+                                           int32_t n_threads, int64_t *areas, int32_t *boxes, double *centroids);
+
+/* Renumber labels to 1..n without gaps, keeping their order; 0 stays 0.
+ *
+ * labels     n_pixels int32, none negative
+ * max_label  at least the largest label; the table below has max_label + 1 entries
+ * table      max_label + 1 int32: new label of each old one, 0 if it does not occur
+ * relabelled n_pixels int32; may be the same array as labels
+ * n_labels   how many labels there are */
+CELLRT_API int32_t cellrt_relabel(const int32_t *labels, int64_t n_pixels, int32_t max_label, int32_t n_threads,
+                                  int32_t *table, int32_t *relabelled, int32_t *n_labels);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* CELLRT_H */

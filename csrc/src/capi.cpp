@@ -1,0 +1,304 @@
+// The C interface: checks every argument, calls the kernel, turns what it throws into a status.
+#include "cellrt.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <initializer_list>
+#include <new>
+#include <stdexcept>
+
+#include "label_regions_2d.hpp"
+#include "normalize.hpp"
+#include "paint_polygons_2d.hpp"
+#include "parallel.hpp"
+#include "percentiles.hpp"
+#include "relabel.hpp"
+#include "star_candidates_2d.hpp"
+#include "star_nms_2d.hpp"
+#include "star_outlines_2d.hpp"
+#include "status.hpp"
+
+namespace {
+
+using cellrt::require;
+using cellrt::StridedImage;
+
+constexpr std::int64_t largest_side = std::int64_t{1} << 30;
+constexpr std::int64_t largest_count = std::int64_t{1} << 40;
+constexpr std::int64_t largest_label = INT32_MAX;
+
+// Runs a kernel; no exception leaves it.
+template <typename Kernel>
+std::int32_t status_of(const Kernel& kernel) noexcept {
+    try {
+        kernel();
+        return CELLRT_OK;
+    } catch (const cellrt::Failure& failure) {
+        return failure.status();
+    } catch (const std::bad_alloc&) {
+        return CELLRT_ERROR_MEMORY;
+    } catch (const std::length_error&) {
+        return CELLRT_ERROR_MEMORY;
+    } catch (...) {
+        return CELLRT_ERROR_INTERNAL;
+    }
+}
+
+void require_range(std::int64_t value, std::int64_t smallest, std::int64_t largest) {
+    require(value >= smallest && value <= largest);
+}
+
+void require_threads(std::int32_t n_threads) { require(n_threads >= 0); }
+
+// The product of counts, each up to 2^40, which must be at most 2^40 itself.
+std::int64_t checked_product(std::initializer_list<std::int64_t> factors) {
+    std::int64_t product = 1;
+    for (const std::int64_t factor : factors) {
+        require_range(factor, 0, largest_count);
+        require(factor == 0 || product <= largest_count / factor);
+        product *= factor;
+    }
+    return product;
+}
+
+// A pointer to `count` elements; NULL will do for none.
+template <typename Element>
+void require_array(const Element* pointer, std::int64_t count) {
+    require(pointer != nullptr || count == 0);
+}
+
+// The image of cellrt_percentiles_*() and cellrt_normalize_*(): at least one pixel.
+template <typename Pixel>
+StridedImage<Pixel> checked_image(const Pixel* image, std::int64_t n_channels, std::int64_t n_y, std::int64_t n_x,
+                                  std::int64_t stride_channel, std::int64_t stride_y, std::int64_t stride_x) {
+    require(image != nullptr);
+    for (const std::int64_t side : {n_channels, n_y, n_x}) require_range(side, 1, largest_side);
+    checked_product({n_channels, n_y, n_x});
+    // Keeps the sum of all offsets far from overflow; real strides are limited by memory.
+    const std::int64_t n[] = {n_channels, n_y, n_x};
+    const std::int64_t strides[] = {stride_channel, stride_y, stride_x};
+    for (int axis = 0; axis < 3; ++axis) {
+        const std::int64_t largest_stride = (std::int64_t{1} << 58) / n[axis];
+        if (n[axis] > 1) require_range(strides[axis], -largest_stride, largest_stride);
+    }
+    return {image, {n_channels, n_y, n_x}, {stride_channel, stride_y, stride_x}};
+}
+
+template <typename Pixel>
+std::int32_t percentiles_status(const Pixel* image, std::int64_t n_channels, std::int64_t n_y, std::int64_t n_x,
+                                std::int64_t stride_channel, std::int64_t stride_y, std::int64_t stride_x,
+                                const double* percents, std::int32_t n_percents, std::int32_t n_threads,
+                                double* values) noexcept {
+    return status_of([&] {
+        const auto checked = checked_image(image, n_channels, n_y, n_x, stride_channel, stride_y, stride_x);
+        require(n_percents >= 0);
+        require_array(percents, n_percents);
+        require_array(values, n_percents);
+        for (std::int32_t i = 0; i < n_percents; ++i) require(percents[i] >= 0.0 && percents[i] <= 100.0);
+        require_threads(n_threads);
+        cellrt::percentiles(checked, percents, n_percents, n_threads, values);
+    });
+}
+
+template <typename Pixel>
+std::int32_t normalize_status(const Pixel* image, std::int64_t n_channels, std::int64_t n_y, std::int64_t n_x,
+                              std::int64_t stride_channel, std::int64_t stride_y, std::int64_t stride_x,
+                              const float* low, const float* divisor, std::int64_t out_y, std::int64_t out_x,
+                              std::int32_t n_threads, float* out) noexcept {
+    return status_of([&] {
+        const auto checked = checked_image(image, n_channels, n_y, n_x, stride_channel, stride_y, stride_x);
+        require(low != nullptr && divisor != nullptr && out != nullptr);
+        for (std::int64_t channel = 0; channel < n_channels; ++channel) {
+            require(std::isfinite(low[channel]) && std::isfinite(divisor[channel]) && divisor[channel] != 0.0f);
+        }
+        require_range(out_y, n_y, largest_side);
+        require_range(out_x, n_x, largest_side);
+        checked_product({n_channels, out_y, out_x});
+        require_threads(n_threads);
+        cellrt::normalize(checked, low, divisor, out_y, out_x, n_threads, out);
+    });
+}
+
+// The last pixel coordinate of a row or column of samples must be one that cellrt_star_nms_2d() accepts.
+void require_samples(std::int64_t n, std::int32_t grid, std::int32_t origin) {
+    require_range(n, 0, largest_side);
+    require_range(grid, 1, largest_side);
+    require_range(origin, -largest_side, largest_side);
+    require(n == 0 || origin + (n - 1) * grid <= largest_side);
+}
+
+}  // namespace
+
+extern "C" {
+
+std::int32_t cellrt_version(void) { return CELLRT_VERSION; }
+
+const char* cellrt_status_text(std::int32_t status) {
+    switch (status) {
+        case CELLRT_OK: return "ok";
+        case CELLRT_ERROR_ARGUMENT: return "a size, a parameter or a pointer is out of range";
+        case CELLRT_ERROR_MEMORY: return "the system refused memory";
+        case CELLRT_ERROR_CAPACITY: return "an output or a work limit was too small";
+        case CELLRT_ERROR_CANCELLED: return "cancelled by the caller";
+        case CELLRT_ERROR_INTERNAL: return "a defect of this library";
+        case CELLRT_ERROR_DATA: return "the data cannot be used: NaN or infinite values, or numbers out of range";
+        default: return "an unknown status";
+    }
+}
+
+std::int32_t cellrt_usable_cores(void) { return cellrt::usable_cores(); }
+
+std::int32_t cellrt_percentiles_u8(const std::uint8_t* image, std::int64_t n_channels, std::int64_t n_y, std::int64_t n_x,
+    std::int64_t stride_channel, std::int64_t stride_y, std::int64_t stride_x, const double* percents,
+    std::int32_t n_percents, std::int32_t n_threads, double* values) {
+    return percentiles_status(image, n_channels, n_y, n_x, stride_channel, stride_y, stride_x, percents, n_percents,
+                              n_threads, values);
+}
+
+std::int32_t cellrt_percentiles_u16(const std::uint16_t* image, std::int64_t n_channels, std::int64_t n_y, std::int64_t n_x,
+    std::int64_t stride_channel, std::int64_t stride_y, std::int64_t stride_x, const double* percents,
+    std::int32_t n_percents, std::int32_t n_threads, double* values) {
+    return percentiles_status(image, n_channels, n_y, n_x, stride_channel, stride_y, stride_x, percents, n_percents,
+                              n_threads, values);
+}
+
+std::int32_t cellrt_percentiles_f32(const float* image, std::int64_t n_channels, std::int64_t n_y, std::int64_t n_x,
+    std::int64_t stride_channel, std::int64_t stride_y, std::int64_t stride_x, const double* percents,
+    std::int32_t n_percents, std::int32_t n_threads, double* values) {
+    return percentiles_status(image, n_channels, n_y, n_x, stride_channel, stride_y, stride_x, percents, n_percents,
+                              n_threads, values);
+}
+
+std::int32_t cellrt_normalize_u8(const std::uint8_t* image, std::int64_t n_channels, std::int64_t n_y, std::int64_t n_x,
+    std::int64_t stride_channel, std::int64_t stride_y, std::int64_t stride_x, const float* low, const float* divisor,
+    std::int64_t out_y, std::int64_t out_x, std::int32_t n_threads, float* out) {
+    return normalize_status(image, n_channels, n_y, n_x, stride_channel, stride_y, stride_x, low, divisor, out_y, out_x,
+                            n_threads, out);
+}
+
+std::int32_t cellrt_normalize_u16(const std::uint16_t* image, std::int64_t n_channels, std::int64_t n_y, std::int64_t n_x,
+    std::int64_t stride_channel, std::int64_t stride_y, std::int64_t stride_x, const float* low, const float* divisor,
+    std::int64_t out_y, std::int64_t out_x, std::int32_t n_threads, float* out) {
+    return normalize_status(image, n_channels, n_y, n_x, stride_channel, stride_y, stride_x, low, divisor, out_y, out_x,
+                            n_threads, out);
+}
+
+std::int32_t cellrt_normalize_f32(const float* image, std::int64_t n_channels, std::int64_t n_y, std::int64_t n_x,
+    std::int64_t stride_channel, std::int64_t stride_y, std::int64_t stride_x, const float* low, const float* divisor,
+    std::int64_t out_y, std::int64_t out_x, std::int32_t n_threads, float* out) {
+    return normalize_status(image, n_channels, n_y, n_x, stride_channel, stride_y, stride_x, low, divisor, out_y, out_x,
+                            n_threads, out);
+}
+
+std::int32_t cellrt_star_candidates_2d(const float* maps, std::int32_t n_rays, std::int32_t n_class_channels,
+    std::int64_t n_y, std::int64_t n_x, std::int64_t y_begin, std::int64_t y_end, std::int64_t x_begin,
+    std::int64_t x_end, float prob_thresh, std::int32_t grid_y, std::int32_t grid_x, std::int32_t origin_y,
+    std::int32_t origin_x, std::int64_t capacity, std::int32_t n_threads, std::int64_t* n_candidates, float* prob,
+    float* dist, std::int32_t* points, float* class_prob) {
+    return status_of([&] {
+        require_range(n_rays, 3, 1024);
+        require_range(n_class_channels, 0, 1 << 20);
+        require_samples(n_y, grid_y, origin_y);
+        require_samples(n_x, grid_x, origin_x);
+        require_array(maps, checked_product({1 + n_rays + n_class_channels, n_y, n_x}));
+        require(y_begin >= 0 && y_begin <= y_end && y_end <= n_y);
+        require(x_begin >= 0 && x_begin <= x_end && x_end <= n_x);
+        require(!std::isnan(prob_thresh));
+        require_range(capacity, 0, largest_count);
+        require_threads(n_threads);
+        require(n_candidates != nullptr);
+        require_array(prob, capacity);
+        require_array(dist, checked_product({capacity, n_rays}));
+        require_array(points, capacity);
+        require_array(class_prob, checked_product({capacity, n_class_channels}));
+        cellrt::star_candidates_2d(maps, n_rays, n_class_channels, n_y, n_x, {y_begin, y_end, x_begin, x_end},
+                                   prob_thresh, {grid_y, grid_x, origin_y, origin_x}, capacity, n_threads, n_candidates,
+                                   prob, dist, points, class_prob);
+    });
+}
+
+std::int32_t cellrt_star_nms_2d(const float* prob, const float* dist, const std::int32_t* points, std::int64_t n,
+    std::int32_t n_rays, float nms_thresh, std::int64_t max_pairs, const std::int32_t* cancel, std::int32_t n_threads,
+    std::int64_t* n_kept, std::int64_t* kept) {
+    return status_of([&] {
+        require_range(n, 0, largest_count);
+        require_range(n_rays, 3, 1024);
+        require_array(prob, n);
+        require_array(dist, checked_product({n, n_rays}));
+        require_array(points, n);
+        require(nms_thresh >= 0.0f && nms_thresh <= 1.0f);
+        require(max_pairs >= 0);
+        require_threads(n_threads);
+        require(n_kept != nullptr);
+        require_array(kept, n);
+        cellrt::star_nms_2d(prob, dist, points, n, n_rays, nms_thresh, max_pairs, cancel, n_threads, n_kept, kept);
+    });
+}
+
+std::int32_t cellrt_star_outlines_2d(const float* dist, const double* points, std::int64_t n, std::int32_t n_rays,
+    double scale_y, double scale_x, std::int32_t n_threads, float* coords) {
+    return status_of([&] {
+        require_range(n, 0, largest_count);
+        require_range(n_rays, 3, 1024);
+        const std::int64_t n_vertices = checked_product({n, n_rays});
+        require_array(dist, n_vertices);
+        require_array(points, n);
+        require(std::isfinite(scale_y) && std::isfinite(scale_x));
+        require_threads(n_threads);
+        require_array(coords, n_vertices);
+        cellrt::star_outlines_2d(dist, points, n, n_rays, scale_y, scale_x, n_threads, coords);
+    });
+}
+
+std::int32_t cellrt_paint_polygons_2d(const float* coords, const std::int64_t* offsets, const std::int64_t* order,
+    std::int64_t n, std::int64_t n_y, std::int64_t n_x, std::int32_t n_threads, std::int32_t* labels) {
+    return status_of([&] {
+        require_range(n, 0, largest_label);
+        require(offsets != nullptr);
+        require(offsets[0] == 0);
+        for (std::int64_t i = 0; i < n; ++i) require(offsets[i] <= offsets[i + 1]);
+        require_range(offsets[n], 0, largest_count);
+        require_array(coords, offsets[n]);
+        require_array(order, n);
+        for (std::int64_t i = 0; i < n; ++i) require(order[i] >= 0 && order[i] < n);
+        require_range(n_y, 0, largest_side);
+        require_range(n_x, 0, largest_side);
+        require_array(labels, checked_product({n_y, n_x}));
+        require_threads(n_threads);
+        cellrt::paint_polygons_2d(coords, offsets, order, n, n_y, n_x, n_threads, labels);
+    });
+}
+
+std::int32_t cellrt_label_regions_2d(const std::int32_t* labels, std::int64_t n_y, std::int64_t n_x,
+    std::int32_t n_labels, std::int32_t n_threads, std::int64_t* areas, std::int32_t* boxes, double* centroids) {
+    return status_of([&] {
+        require_range(n_y, 0, largest_side);
+        require_range(n_x, 0, largest_side);
+        const std::int64_t n_pixels = checked_product({n_y, n_x});
+        // The sums of coordinates have 63 bits.
+        require(n_pixels == 0 || n_pixels <= INT64_MAX / 2 / std::max(n_y, n_x));
+        require_array(labels, n_pixels);
+        require(n_labels >= 0);
+        require_threads(n_threads);
+        require_array(areas, n_labels);
+        require_array(boxes, n_labels);
+        require_array(centroids, n_labels);
+        cellrt::label_regions_2d(labels, n_y, n_x, n_labels, n_threads, areas, boxes, centroids);
+    });
+}
+
+std::int32_t cellrt_relabel(const std::int32_t* labels, std::int64_t n_pixels, std::int32_t max_label,
+    std::int32_t n_threads, std::int32_t* table, std::int32_t* relabelled, std::int32_t* n_labels) {
+    return status_of([&] {
+        require_range(n_pixels, 0, largest_count);
+        require_array(labels, n_pixels);
+        require(max_label >= 0);
+        require_threads(n_threads);
+        require(table != nullptr && n_labels != nullptr);
+        require_array(relabelled, n_pixels);
+        cellrt::relabel(labels, n_pixels, max_label, n_threads, table, relabelled, n_labels);
+    });
+}
+
+}  // extern "C"

@@ -1,0 +1,12 @@
+// Area, bounding box and centroid of every label.
+#pragma once
+
+#include <cstdint>
+
+namespace cellrt {
+
+// See cellrt_label_regions_2d() in cellrt.h: shapes and units. Throws Failure.
+void label_regions_2d(const std::int32_t* labels, std::int64_t n_y, std::int64_t n_x, std::int32_t n_labels,
+                      int n_threads, std::int64_t* areas, std::int32_t* boxes, double* centroids);
+
+}  // namespace cellrt

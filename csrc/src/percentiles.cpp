@@ -1,0 +1,219 @@
+// percentiles: the pixels are counted by value, and the order statistics are read off the cumulated counts.
+//
+// u8 and u16: one histogram holds everything. f32: a first histogram counts the upper 16 bits of each pixel (as an
+// integer that orders like the number), which finds the few buckets that hold the wanted ranks; a second one counts
+// the lower 16 bits of the pixels in those buckets. Threads count pieces of the image and add their counts up:
+// integers, so the order of adding does not matter.
+#include "percentiles.hpp"
+
+#include <cmath>
+#include <cstring>
+#include <mutex>
+#include <type_traits>
+#include <vector>
+
+#include "parallel.hpp"
+#include "status.hpp"
+
+namespace cellrt {
+namespace {
+
+using Counts = std::vector<std::uint64_t>;
+
+// A wanted percentile: interpolated at `fraction` between the order statistics `rank` and `next` (0 is the smallest).
+struct Wanted {
+    std::int64_t rank;
+    std::int64_t next;
+    double fraction;
+};
+
+// numpy's "linear" rule, operation by operation: quantile = percent / 100, position = (n - 1) * quantile.
+Wanted wanted_ranks(double percent, std::int64_t n_pixels) {
+    const double position = static_cast<double>(n_pixels - 1) * (percent / 100.0);
+    if (position >= static_cast<double>(n_pixels - 1)) return {n_pixels - 1, n_pixels - 1, 0.0};
+    const double below = std::floor(position);
+    const auto rank = static_cast<std::int64_t>(below);
+    return {rank, rank + 1, position - below};
+}
+
+// numpy's _lerp: from the nearer end, so that it is monotonic and exact at both ends. Number is what numpy computes in:
+// double for integer pixels, float for float pixels.
+template <typename Number>
+double interpolate(Number a, Number b, double fraction) {
+    const Number difference = b - a;
+    return fraction >= 0.5 ? b - difference * static_cast<Number>(1.0 - fraction)
+                           : a + difference * static_cast<Number>(fraction);
+}
+
+// Counts pixels in parallel: count(begin, end, counts) adds the pixels begin..end of the image to its own 32-bit
+// counts. A piece is large enough that zeroing and adding up the counts costs little beside it, and below 2^31 pixels
+// so that no counter overflows.
+template <typename Count>
+void count_in_pieces(std::int64_t n_pixels, int n_threads, std::size_t n_counters, const Count& count, Counts& total) {
+    const std::int64_t per_thread = (n_pixels - 1) / thread_count(n_threads) + 1;
+    const std::int64_t worthwhile = 8 * static_cast<std::int64_t>(n_counters);
+    const std::int64_t grain = std::min<std::int64_t>(std::max(per_thread, worthwhile), std::int64_t{1} << 31);
+    std::mutex total_mutex;
+    total.assign(n_counters, 0);
+    parallel_for(n_pixels, grain, n_threads, [&](std::int64_t begin, std::int64_t end) {
+        std::vector<std::uint32_t> counts(n_counters);
+        count(begin, end, counts.data());
+        const std::lock_guard<std::mutex> lock(total_mutex);
+        for (std::size_t i = 0; i < n_counters; ++i) total[i] += counts[i];
+    });
+}
+
+// How many neighbouring pixels are counted in histograms of their own. Neighbours are often equal, and adding to the
+// same counter twice in a row has to wait for the first sum to arrive in memory.
+constexpr std::size_t n_lanes = 2;
+
+// The histogram of an integer image, one counter per value.
+template <typename Pixel>
+Counts histogram(const PixelRuns<Pixel>& runs, int n_threads) {
+    constexpr std::size_t n_values = std::size_t{1} << (8 * sizeof(Pixel));
+    Counts total;
+    const auto count = [&](std::int64_t begin, std::int64_t end, std::uint32_t* counts) {
+        std::uint32_t* const even = counts;
+        std::uint32_t* const odd = counts + n_values;
+        runs.for_each(begin, end, [&](const Pixel* pixels, std::int64_t n, std::int64_t step) {
+            std::int64_t i = 0;
+            if (step == 1) {
+                for (; i + 4 <= n; i += 4) {
+                    Pixel four[4];
+                    std::memcpy(four, pixels + i, sizeof four);
+                    ++even[four[0]];
+                    ++odd[four[1]];
+                    ++even[four[2]];
+                    ++odd[four[3]];
+                }
+            }
+            for (; i < n; ++i) ++even[pixels[i * step]];
+        });
+    };
+    count_in_pieces(runs.size(), n_threads, n_lanes * n_values, count, total);
+    for (std::size_t value = 0; value < n_values; ++value) total[value] += total[n_values + value];
+    total.resize(n_values);
+    return total;
+}
+
+// The bucket that holds an order statistic; the rank becomes the one within the bucket.
+std::size_t find_bucket(const std::uint64_t* counts, std::int64_t& rank) {
+    auto left = static_cast<std::uint64_t>(rank);
+    std::size_t bucket = 0;
+    while (left >= counts[bucket]) left -= counts[bucket++];
+    rank = static_cast<std::int64_t>(left);
+    return bucket;
+}
+
+// Order statistics of an integer image.
+template <typename Pixel>
+void select(const PixelRuns<Pixel>& runs, int n_threads, std::vector<std::int64_t>& ranks, std::vector<double>& found) {
+    const Counts counts = histogram(runs, n_threads);
+    for (std::size_t i = 0; i < ranks.size(); ++i) found[i] = static_cast<double>(find_bucket(counts.data(), ranks[i]));
+}
+
+constexpr std::size_t n_halves = std::size_t{1} << 16;  // values of a half of a float's bits
+
+// An integer that orders as the float does. -0 counts as 0, as it does when numbers are compared.
+std::uint32_t key_of(float value) {
+    value += 0.0f;
+    std::uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits ^ (static_cast<std::uint32_t>(static_cast<std::int32_t>(bits) >> 31) | 0x80000000u);
+}
+
+float value_of(std::uint32_t key) {
+    const std::uint32_t bits = key ^ ((key >> 31) != 0 ? 0x80000000u : 0xffffffffu);
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+// Order statistics of a float image.
+void select(const PixelRuns<float>& runs, int n_threads, std::vector<std::int64_t>& ranks, std::vector<double>& found) {
+    Counts upper;
+    const auto count_upper = [&](std::int64_t begin, std::int64_t end, std::uint32_t* counts) {
+        std::uint32_t* const even = counts;
+        std::uint32_t* const odd = counts + n_halves;
+        runs.for_each(begin, end, [&](const float* pixels, std::int64_t n, std::int64_t step) {
+            std::int64_t i = 0;
+            for (; i + 2 <= n; i += 2) {
+                ++even[key_of(pixels[i * step]) >> 16];
+                ++odd[key_of(pixels[(i + 1) * step]) >> 16];
+            }
+            if (i < n) ++even[key_of(pixels[i * step]) >> 16];
+        });
+    };
+    count_in_pieces(runs.size(), n_threads, n_lanes * n_halves, count_upper, upper);
+    for (std::size_t half = 0; half < n_halves; ++half) upper[half] += upper[n_halves + half];
+
+    // Infinities and NaNs have the largest exponent: both ends of the order.
+    const std::size_t infinity = key_of(INFINITY) >> 16;
+    const std::size_t minus_infinity = key_of(-INFINITY) >> 16;
+    for (std::size_t half = 0; half <= minus_infinity; ++half) require(upper[half] == 0, CELLRT_ERROR_DATA);
+    for (std::size_t half = infinity; half < n_halves; ++half) require(upper[half] == 0, CELLRT_ERROR_DATA);
+
+    std::vector<std::size_t> bucket_of(ranks.size());
+    std::vector<std::size_t> buckets;
+    for (std::size_t i = 0; i < ranks.size(); ++i) {
+        bucket_of[i] = find_bucket(upper.data(), ranks[i]);
+        buckets.push_back(bucket_of[i]);
+    }
+    std::sort(buckets.begin(), buckets.end());
+    buckets.erase(std::unique(buckets.begin(), buckets.end()), buckets.end());
+
+    // Two percentiles need four buckets at most; more take several rounds, so that the scratch stays bounded.
+    constexpr std::size_t n_slots = 4;
+    for (std::size_t first = 0; first < buckets.size(); first += n_slots) {
+        const std::size_t n_used = std::min(n_slots, buckets.size() - first);
+        std::vector<std::uint8_t> slot_of(n_halves, 0);  // 1 + slot of a wanted bucket
+        for (std::size_t slot = 0; slot < n_used; ++slot) {
+            slot_of[buckets[first + slot]] = static_cast<std::uint8_t>(slot + 1);
+        }
+        Counts lower;
+        const auto count_lower = [&](std::int64_t begin, std::int64_t end, std::uint32_t* counts) {
+            runs.for_each(begin, end, [&](const float* pixels, std::int64_t n, std::int64_t step) {
+                for (std::int64_t i = 0; i < n; ++i) {
+                    const std::uint32_t key = key_of(pixels[i * step]);
+                    const std::size_t slot = slot_of[key >> 16];
+                    if (slot != 0) ++counts[(slot - 1) * n_halves + (key & 0xffffu)];
+                }
+            });
+        };
+        count_in_pieces(runs.size(), n_threads, n_used * n_halves, count_lower, lower);
+        for (std::size_t i = 0; i < ranks.size(); ++i) {
+            const std::size_t slot = slot_of[bucket_of[i]];
+            if (slot == 0) continue;
+            const std::size_t half = find_bucket(lower.data() + (slot - 1) * n_halves, ranks[i]);
+            found[i] = value_of(static_cast<std::uint32_t>(bucket_of[i] << 16 | half));
+        }
+    }
+}
+
+}  // namespace
+
+template <typename Pixel>
+void percentiles(const StridedImage<Pixel>& image, const double* percents, std::int32_t n_percents, int n_threads,
+                 double* values) {
+    const PixelRuns<Pixel> runs(image);
+    std::vector<double> fractions;
+    std::vector<std::int64_t> ranks;  // the two neighbours of each percentile, one after the other
+    for (std::int32_t i = 0; i < n_percents; ++i) {
+        const Wanted wanted = wanted_ranks(percents[i], runs.size());
+        ranks.push_back(wanted.rank);
+        ranks.push_back(wanted.next);
+        fractions.push_back(wanted.fraction);
+    }
+    std::vector<double> found(ranks.size());
+    select(runs, n_threads, ranks, found);
+    using Number = std::conditional_t<std::is_same<Pixel, float>::value, float, double>;
+    for (std::size_t i = 0; i < fractions.size(); ++i) {
+        values[i] = interpolate(static_cast<Number>(found[2 * i]), static_cast<Number>(found[2 * i + 1]), fractions[i]);
+    }
+}
+
+template void percentiles(const StridedImage<std::uint8_t>&, const double*, std::int32_t, int, double*);
+template void percentiles(const StridedImage<std::uint16_t>&, const double*, std::int32_t, int, double*);
+template void percentiles(const StridedImage<float>&, const double*, std::int32_t, int, double*);
+
+}  // namespace cellrt

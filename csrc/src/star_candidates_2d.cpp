@@ -1,0 +1,84 @@
+// star_candidates_2d: count per row, so that each row knows where its candidates go; then gather, row by row.
+//
+// maps (1 + n_rays + n_class_channels, Y, X): planes. Gathering runs along a row of one plane at a time, so it reads
+// memory in order and writes to the few candidates of that row, which stay in the cache.
+#include "star_candidates_2d.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "parallel.hpp"
+#include "status.hpp"
+
+namespace cellrt {
+namespace {
+
+constexpr float shortest_dist = 1e-3f;   // pixels; StarDist clips here
+constexpr float longest_dist = 1 << 20;  // pixels; beyond it the arithmetic of the suppression would not be exact
+
+}  // namespace
+
+void star_candidates_2d(const float* maps, std::int32_t n_rays, std::int32_t n_class_channels, std::int64_t n_y,
+                        std::int64_t n_x, const Window& window, float prob_thresh, const SampleGrid& grid,
+                        std::int64_t capacity, int n_threads, std::int64_t* n_candidates, float* prob, float* dist,
+                        std::int32_t* points, float* class_prob) {
+    const std::int64_t plane = n_y * n_x;
+    const std::int64_t n_rows = std::max<std::int64_t>(window.y_end - window.y_begin, 0);
+    constexpr std::int64_t samples_per_grain = 1 << 14;
+    const std::int64_t rows_per_grain =
+        samples_per_grain / std::max<std::int64_t>(window.x_end - window.x_begin, 1) + 1;
+
+    std::vector<std::int64_t> first(static_cast<std::size_t>(n_rows) + 1);  // row -> index of its first candidate
+    parallel_for(n_rows, rows_per_grain, n_threads, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t row = begin; row < end; ++row) {
+            const float* const row_prob = maps + (window.y_begin + row) * n_x;
+            std::int64_t count = 0;
+            for (std::int64_t x = window.x_begin; x < window.x_end; ++x) count += row_prob[x] > prob_thresh;
+            first[static_cast<std::size_t>(row) + 1] = count;
+        }
+    });
+    for (std::size_t row = 1; row < first.size(); ++row) first[row] += first[row - 1];
+
+    *n_candidates = first.back();
+    require(first.back() <= capacity, CELLRT_ERROR_CAPACITY);
+
+    parallel_for(n_rows, rows_per_grain, n_threads, [&](std::int64_t begin, std::int64_t end) {
+        std::vector<std::int64_t> columns;
+        for (std::int64_t row = begin; row < end; ++row) {
+            const std::int64_t index = first[static_cast<std::size_t>(row)];
+            const std::int64_t y = window.y_begin + row;
+            const float* const row_maps = maps + y * n_x;
+            columns.clear();
+            for (std::int64_t x = window.x_begin; x < window.x_end; ++x) {
+                if (row_maps[x] > prob_thresh) columns.push_back(x);
+            }
+            const auto n = static_cast<std::int64_t>(columns.size());
+            const std::int64_t* const column = columns.data();
+
+            for (std::int64_t i = 0; i < n; ++i) {
+                prob[index + i] = row_maps[column[i]];
+                points[2 * (index + i)] = static_cast<std::int32_t>(grid.origin_y + grid.grid_y * y);
+                points[2 * (index + i) + 1] = static_cast<std::int32_t>(grid.origin_x + grid.grid_x * column[i]);
+            }
+            bool usable = true;
+            for (std::int32_t ray = 0; ray < n_rays; ++ray) {
+                const float* const lengths = row_maps + (1 + ray) * plane;
+                float* const target = dist + index * n_rays + ray;
+                for (std::int64_t i = 0; i < n; ++i) {
+                    const float length = lengths[column[i]];
+                    usable &= std::isfinite(length) && length <= longest_dist;
+                    target[i * n_rays] = std::max(length, shortest_dist);
+                }
+            }
+            require(usable, CELLRT_ERROR_DATA);
+            for (std::int32_t channel = 0; channel < n_class_channels; ++channel) {
+                const float* const probabilities = row_maps + (1 + n_rays + channel) * plane;
+                float* const target = class_prob + index * n_class_channels + channel;
+                for (std::int64_t i = 0; i < n; ++i) target[i * n_class_channels] = probabilities[column[i]];
+            }
+        }
+    });
+}
+
+}  // namespace cellrt

@@ -1,0 +1,196 @@
+/* Every function of cellrt.h from plain C: a small right answer each, and the arguments that it must refuse. */
+#include <math.h>
+#include <string.h>
+
+#include "cellrt.h"
+#include "check.h"
+
+static void test_status(void) {
+    int32_t status;
+    CHECK(cellrt_version() == CELLRT_VERSION);
+    CHECK(cellrt_usable_cores() >= 1);
+    for (status = -1; status <= 7; ++status) CHECK(strlen(cellrt_status_text(status)) > 0);
+    CHECK(strcmp(cellrt_status_text(CELLRT_OK), "ok") == 0);
+}
+
+static void test_percentiles(void) {
+    const uint8_t image8[] = {3, 1, 2, 0, 9, 9};
+    const uint16_t image16[] = {300, 100, 200, 0};
+    const float image32[] = {3.0f, -1.0f, 2.0f, 0.5f};
+    const float not_finite[] = {1.0f, NAN, 2.0f, 3.0f};
+    const double percents[] = {0.0, 50.0, 100.0};
+    const double wrong[] = {101.0};
+    double values[3];
+
+    CHECK(cellrt_percentiles_u8(image8, 1, 2, 3, 6, 3, 1, percents, 3, 1, values) == CELLRT_OK);
+    CHECK(values[0] == 0.0 && values[1] == 2.5 && values[2] == 9.0);
+    /* Every other column, from the right. */
+    CHECK(cellrt_percentiles_u8(image8 + 2, 1, 2, 2, 6, 3, -2, percents, 3, 2, values) == CELLRT_OK);
+    CHECK(values[0] == 0.0 && values[1] == 2.5 && values[2] == 9.0);
+    CHECK(cellrt_percentiles_u16(image16, 2, 1, 2, 1, 0, 2, percents, 3, 0, values) == CELLRT_OK);
+    CHECK(values[0] == 0.0 && values[1] == 150.0 && values[2] == 300.0);
+    CHECK(cellrt_percentiles_f32(image32, 1, 4, 1, 0, 1, 0, percents, 3, 1, values) == CELLRT_OK);
+    CHECK(values[0] == -1.0 && values[1] == 1.25 && values[2] == 3.0);
+    CHECK(cellrt_percentiles_f32(image32, 1, 4, 1, 0, 1, 0, NULL, 0, 1, NULL) == CELLRT_OK);
+
+    CHECK(cellrt_percentiles_f32(not_finite, 1, 2, 2, 4, 2, 1, percents, 3, 1, values) == CELLRT_ERROR_DATA);
+    CHECK(cellrt_percentiles_u8(NULL, 1, 2, 3, 6, 3, 1, percents, 3, 1, values) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_percentiles_u8(image8, 0, 2, 3, 6, 3, 1, percents, 3, 1, values) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_percentiles_u8(image8, 1, 2, 3, 6, 3, 1, wrong, 1, 1, values) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_percentiles_u8(image8, 1, 2, 3, 6, 3, 1, percents, 3, -1, values) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_percentiles_u8(image8, 1, 2, 3, 6, INT64_MAX, 1, percents, 3, 1, values) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_percentiles_u8(image8, 1 << 30, 1 << 30, 1 << 30, 0, 0, 0, percents, 3, 1, values) ==
+          CELLRT_ERROR_ARGUMENT);
+}
+
+static void test_normalize(void) {
+    const uint8_t interleaved[] = {1, 10, 2, 20, 3, 30}; /* 1 x 3 pixels of 2 channels */
+    const uint16_t image16[] = {5};
+    const float image32[] = {1.0f, 2.0f, 4.0f, 8.0f};
+    const float infinite[] = {1.0f, -INFINITY};
+    const float low[] = {1.0f, 10.0f};
+    const float divisor[] = {2.0f, 10.0f};
+    const float zero[] = {0.0f, 1.0f};
+    const float expected[] = {0.0f, 0.5f, 1.0f, 0.5f, 0.0f, 0.0f, 1.0f, 2.0f, 1.0f, 0.0f};
+    float out[18];
+    int i;
+
+    CHECK(cellrt_normalize_u8(interleaved, 2, 1, 3, 1, 6, 2, low, divisor, 1, 5, 1, out) == CELLRT_OK);
+    CHECK(memcmp(out, expected, sizeof expected) == 0);
+    CHECK(cellrt_normalize_u16(image16, 1, 1, 1, 1, 1, 1, low, divisor, 3, 3, 2, out) == CELLRT_OK);
+    for (i = 0; i < 9; ++i) CHECK(out[i] == 2.0f);
+    CHECK(cellrt_normalize_f32(image32, 1, 2, 2, 4, 2, 1, low, divisor, 2, 2, 1, out) == CELLRT_OK);
+    CHECK(out[0] == 0.0f && out[1] == 0.5f && out[2] == 1.5f && out[3] == 3.5f);
+
+    CHECK(cellrt_normalize_f32(infinite, 1, 1, 2, 2, 2, 1, low, divisor, 1, 2, 1, out) == CELLRT_ERROR_DATA);
+    CHECK(cellrt_normalize_f32(image32, 1, 2, 2, 4, 2, 1, low, zero, 2, 2, 1, out) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_normalize_f32(image32, 1, 2, 2, 4, 2, 1, low, divisor, 1, 2, 1, out) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_normalize_f32(image32, 1, 2, 2, 4, 2, 1, NULL, divisor, 2, 2, 1, out) == CELLRT_ERROR_ARGUMENT);
+}
+
+/* Probability, 4 rays and 2 classes on 2 x 3 samples. */
+static void fill_maps(float *maps) {
+    int i;
+    for (i = 0; i < 7 * 6; ++i) maps[i] = (float)i;
+    for (i = 0; i < 6; ++i) maps[i] = i % 2 == 1 ? 0.9f : 0.1f; /* samples (0, 1), (1, 0) and (1, 2) */
+}
+
+static void test_star_candidates(void) {
+    float maps[7 * 6];
+    float prob[3], dist[3 * 4], class_prob[3 * 2];
+    int32_t points[3 * 2];
+    int64_t n = -1;
+
+    fill_maps(maps);
+    maps[6 + 1] = -5.0f; /* the first ray of sample (0, 1) */
+    CHECK(cellrt_star_candidates_2d(maps, 4, 2, 2, 3, 0, 2, 0, 3, 0.5f, 2, 4, 10, 20, 0, 1, &n, NULL, NULL, NULL,
+                                    NULL) == CELLRT_ERROR_CAPACITY);
+    CHECK(n == 3);
+    CHECK(cellrt_star_candidates_2d(maps, 4, 2, 2, 3, 0, 2, 0, 3, 0.5f, 2, 4, 10, 20, 3, 2, &n, prob, dist, points,
+                                    class_prob) == CELLRT_OK);
+    CHECK(n == 3 && prob[0] == 0.9f);
+    CHECK(points[0] == 10 && points[1] == 24 && points[2] == 12 && points[3] == 20 && points[5] == 28);
+    CHECK(dist[0] == 1e-3f && dist[1] == 13.0f && dist[4] == 9.0f && dist[11] == 29.0f);
+    CHECK(class_prob[0] == 31.0f && class_prob[5] == 41.0f);
+    /* No sample of the window passes: no outputs are needed. */
+    CHECK(cellrt_star_candidates_2d(maps, 4, 2, 2, 3, 0, 1, 0, 1, 0.5f, 1, 1, 0, 0, 0, 1, &n, NULL, NULL, NULL,
+                                    NULL) == CELLRT_OK);
+    CHECK(n == 0);
+
+    maps[12 + 3] = NAN;
+    CHECK(cellrt_star_candidates_2d(maps, 4, 2, 2, 3, 0, 2, 0, 3, 0.5f, 1, 1, 0, 0, 3, 1, &n, prob, dist, points,
+                                    class_prob) == CELLRT_ERROR_DATA);
+    CHECK(cellrt_star_candidates_2d(maps, 4, 2, 2, 3, 0, 3, 0, 3, 0.5f, 1, 1, 0, 0, 3, 1, &n, prob, dist, points,
+                                    class_prob) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_star_candidates_2d(maps, 2, 2, 2, 3, 0, 2, 0, 3, 0.5f, 1, 1, 0, 0, 3, 1, &n, prob, dist, points,
+                                    class_prob) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_star_candidates_2d(maps, 4, 2, 2, 3, 0, 2, 0, 3, 0.5f, 1, 1, 0, 0, 3, 1, &n, prob, dist, points,
+                                    NULL) == CELLRT_ERROR_ARGUMENT);
+}
+
+static void test_star_nms(void) {
+    const float prob[] = {0.5f, 0.9f, 0.7f};
+    float dist[3 * 8];
+    const int32_t points[] = {50, 50, 51, 50, 90, 90}; /* the first two overlap */
+    const int32_t cancel = 1;
+    int64_t kept[3], n_kept = -1;
+    int i;
+
+    for (i = 0; i < 3 * 8; ++i) dist[i] = 10.0f;
+    CHECK(cellrt_star_nms_2d(prob, dist, points, 3, 8, 0.4f, 1000, NULL, 1, &n_kept, kept) == CELLRT_OK);
+    CHECK(n_kept == 2 && kept[0] == 1 && kept[1] == 2);
+    CHECK(cellrt_star_nms_2d(prob, dist, points, 3, 8, 1.0f, 1000, NULL, 2, &n_kept, kept) == CELLRT_OK);
+    CHECK(n_kept == 3 && kept[0] == 1 && kept[1] == 2 && kept[2] == 0);
+    CHECK(cellrt_star_nms_2d(NULL, NULL, NULL, 0, 8, 0.4f, 0, NULL, 1, &n_kept, NULL) == CELLRT_OK);
+    CHECK(n_kept == 0);
+
+    CHECK(cellrt_star_nms_2d(prob, dist, points, 3, 8, 0.4f, 1000, &cancel, 1, &n_kept, kept) ==
+          CELLRT_ERROR_CANCELLED);
+    CHECK(cellrt_star_nms_2d(prob, dist, points, 3, 8, 0.4f, 0, NULL, 1, &n_kept, kept) == CELLRT_ERROR_CAPACITY);
+    CHECK(cellrt_star_nms_2d(prob, dist, points, 3, 8, 1.1f, 1000, NULL, 1, &n_kept, kept) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_star_nms_2d(prob, dist, points, 3, 2, 0.4f, 1000, NULL, 1, &n_kept, kept) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_star_nms_2d(prob, NULL, points, 3, 8, 0.4f, 1000, NULL, 1, &n_kept, kept) == CELLRT_ERROR_ARGUMENT);
+    dist[5] = NAN;
+    CHECK(cellrt_star_nms_2d(prob, dist, points, 3, 8, 0.4f, 1000, NULL, 1, &n_kept, kept) == CELLRT_ERROR_DATA);
+}
+
+static void test_star_outlines(void) {
+    const float dist[] = {1.0f, 2.0f, 3.0f, 4.0f};
+    const double points[] = {10.0, 20.0};
+    const float expected[] = {10.0f, 20.5f, 14.0f, 20.0f, 10.0f, 18.5f, 2.0f, 20.0f};
+    float coords[8];
+    int i;
+
+    CHECK(cellrt_star_outlines_2d(dist, points, 1, 4, 2.0, 0.5, 1, coords) == CELLRT_OK);
+    for (i = 0; i < 8; ++i) CHECK(fabsf(coords[i] - expected[i]) < 1e-5f);
+    CHECK(cellrt_star_outlines_2d(NULL, NULL, 0, 4, 1.0, 1.0, 1, NULL) == CELLRT_OK);
+    CHECK(cellrt_star_outlines_2d(dist, points, 1, 4, NAN, 1.0, 1, coords) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_star_outlines_2d(dist, points, -1, 4, 1.0, 1.0, 1, coords) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_star_outlines_2d(dist, points, 1, 1025, 1.0, 1.0, 1, coords) == CELLRT_ERROR_ARGUMENT);
+}
+
+static void test_labels(void) {
+    /* A square of 3 x 3 pixels (edges belong to it) and a triangle over its corner. */
+    const float coords[] = {0, 0, 0, 2, 2, 2, 2, 0, 1, 1, 1, 3, 3, 1};
+    const int64_t offsets[] = {0, 4, 7};
+    const int64_t falling[] = {0, 4, 3};
+    const int64_t order[] = {0, 1};
+    const int64_t too_high[] = {0, 2};
+    const int32_t expected[] = {1, 1, 1, 0, 1, 2, 2, 2, 1, 2, 2, 0, 0, 2, 0, 0};
+    const int32_t sparse[] = {0, 70, 5, 70, 0, 6};
+    const int32_t renumbered[] = {0, 3, 1, 3, 0, 2};
+    const float not_finite[] = {0, 0, 0, 2, 2, 2, 2, NAN, 1, 1, 1, 3, 3, 1};
+    int32_t labels[16], boxes[3 * 4], table[71], relabelled[6], n_labels = -1;
+    int64_t areas[3];
+    double centroids[3 * 2];
+
+    CHECK(cellrt_paint_polygons_2d(coords, offsets, order, 2, 4, 4, 2, labels) == CELLRT_OK);
+    CHECK(memcmp(labels, expected, sizeof expected) == 0);
+    CHECK(cellrt_paint_polygons_2d(not_finite, offsets, order, 2, 4, 4, 1, labels) == CELLRT_ERROR_DATA);
+    CHECK(cellrt_paint_polygons_2d(coords, falling, order, 2, 4, 4, 1, labels) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_paint_polygons_2d(coords, offsets, too_high, 2, 4, 4, 1, labels) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_paint_polygons_2d(coords, offsets, order, 2, 4, 4, 1, NULL) == CELLRT_ERROR_ARGUMENT);
+
+    CHECK(cellrt_label_regions_2d(expected, 4, 4, 3, 2, areas, boxes, centroids) == CELLRT_OK);
+    CHECK(areas[0] == 5 && areas[1] == 6 && areas[2] == 0);
+    CHECK(boxes[4] == 1 && boxes[5] == 1 && boxes[6] == 4 && boxes[7] == 4 && boxes[8] == 0 && boxes[11] == 0);
+    CHECK(centroids[0] == 0.6 && centroids[1] == 0.6 && centroids[4] == -1.0);
+    CHECK(cellrt_label_regions_2d(expected, 4, 4, 1, 1, areas, boxes, centroids) == CELLRT_ERROR_ARGUMENT);
+
+    CHECK(cellrt_relabel(sparse, 6, 70, 1, table, relabelled, &n_labels) == CELLRT_OK);
+    CHECK(n_labels == 3 && memcmp(relabelled, renumbered, sizeof renumbered) == 0);
+    CHECK(table[70] == 3 && table[6] == 2 && table[5] == 1 && table[1] == 0);
+    CHECK(cellrt_relabel(sparse, 6, 69, 1, table, relabelled, &n_labels) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_relabel(sparse, 6, -1, 1, table, relabelled, &n_labels) == CELLRT_ERROR_ARGUMENT);
+}
+
+int main(void) {
+    test_status();
+    test_percentiles();
+    test_normalize();
+    test_star_candidates();
+    test_star_nms();
+    test_star_outlines();
+    test_labels();
+    return n_failed == 0 ? 0 : 1;
+}

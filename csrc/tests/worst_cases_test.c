@@ -1,0 +1,151 @@
+/* What a kernel meets on a bad day: nothing at all, one pixel, a crowd, an outlier as large as the image, sides at the
+ * limit. Each must end soon, with the right status and within its memory; the sanitizers watch. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cellrt.h"
+#include "check.h"
+
+/* A small generator, so that every run is the same: numbers in [0, 1). */
+static double random_number(void) {
+    static uint32_t state = 12345u;
+    state = state * 1664525u + 1013904223u;
+    return (state >> 8) / 16777216.0;
+}
+
+static void test_nothing(void) {
+    int64_t n = -1, offset = 0;
+    int32_t n_labels = -1, table = -1;
+    CHECK(cellrt_star_candidates_2d(NULL, 32, 0, 0, 0, 0, 0, 0, 0, 0.5f, 1, 1, 0, 0, 0, 0, &n, NULL, NULL, NULL, NULL) ==
+          CELLRT_OK);
+    CHECK(n == 0);
+    CHECK(cellrt_paint_polygons_2d(NULL, &offset, NULL, 0, 0, 0, 0, NULL) == CELLRT_OK);
+    CHECK(cellrt_label_regions_2d(NULL, 0, 7, 0, 0, NULL, NULL, NULL) == CELLRT_OK);
+    CHECK(cellrt_relabel(NULL, 0, 0, 0, &table, NULL, &n_labels) == CELLRT_OK);
+    CHECK(n_labels == 0 && table == 0);
+}
+
+static void test_one_pixel(void) {
+    const uint16_t pixel = 7;
+    const float point[] = {0.0f, 0.0f};
+    const int64_t offsets[] = {0, 1}, order[] = {0};
+    const double percents[] = {0.0, 1.0, 99.8, 100.0};
+    double values[4];
+    const float low = 7.0f, divisor = 1e-20f;
+    float out[16];
+    int32_t label = -1, box[4];
+    int64_t area;
+    double centroid[2];
+    int i;
+
+    /* Any stride will do for a side of one pixel. */
+    CHECK(cellrt_percentiles_u16(&pixel, 1, 1, 1, INT64_MIN, INT64_MAX, 0, percents, 4, 0, values) == CELLRT_OK);
+    for (i = 0; i < 4; ++i) CHECK(values[i] == 7.0);
+    CHECK(cellrt_normalize_u16(&pixel, 1, 1, 1, INT64_MIN, INT64_MAX, 0, &low, &divisor, 4, 4, 0, out) == CELLRT_OK);
+    for (i = 0; i < 16; ++i) CHECK(out[i] == 0.0f);
+    CHECK(cellrt_paint_polygons_2d(point, offsets, order, 1, 1, 1, 0, &label) == CELLRT_OK);
+    CHECK(label == 1);
+    CHECK(cellrt_label_regions_2d(&label, 1, 1, 1, 0, &area, box, centroid) == CELLRT_OK);
+    CHECK(area == 1 && box[2] == 1 && centroid[0] == 0.0);
+}
+
+/* 2,000 polygons on 64 spots, one of them 2^20 pixels long: suppressed, outlined and painted. */
+static void test_crowd_with_an_outlier(void) {
+    enum { n = 2000, n_rays = 32, side = 300 };
+    float *const prob = malloc(n * sizeof *prob);
+    float *const dist = malloc(n * n_rays * sizeof *dist);
+    int32_t *const points = malloc(n * 2 * sizeof *points);
+    double *const centres = malloc(n * 2 * sizeof *centres);
+    float *const coords = malloc(n * n_rays * 2 * sizeof *coords);
+    int64_t *const offsets = malloc((n + 1) * sizeof *offsets);
+    int64_t *const kept = malloc(n * sizeof *kept);
+    int64_t *const kept_again = malloc(n * sizeof *kept_again);
+    int32_t *const labels = malloc((size_t)side * side * sizeof *labels);
+    int32_t *const labels_again = malloc((size_t)side * side * sizeof *labels_again);
+    int64_t n_kept = -1, n_again = -1;
+    int i;
+
+    for (i = 0; i < n; ++i) {
+        int ray;
+        prob[i] = (float)random_number();
+        points[2 * i] = 30 * (int32_t)(8 * random_number()) + 30;
+        points[2 * i + 1] = 30 * (int32_t)(8 * random_number()) + 30;
+        centres[2 * i] = points[2 * i];
+        centres[2 * i + 1] = points[2 * i + 1];
+        for (ray = 0; ray < n_rays; ++ray) dist[i * n_rays + ray] = (float)(5 + 8 * random_number());
+        offsets[i] = (int64_t)i * n_rays;
+    }
+    offsets[n] = n * n_rays;
+    for (i = 0; i < n_rays; ++i) dist[77 * n_rays + i] = i % 2 == 0 ? 1048576.0f : 1e-3f;
+
+    CHECK(cellrt_star_nms_2d(prob, dist, points, n, n_rays, 0.4f, 100000000, NULL, 1, &n_kept, kept) == CELLRT_OK);
+    CHECK(n_kept >= 64 && n_kept < n);
+    CHECK(cellrt_star_nms_2d(prob, dist, points, n, n_rays, 0.4f, 100000000, NULL, 3, &n_again, kept_again) == CELLRT_OK);
+    CHECK(n_kept == n_again && memcmp(kept, kept_again, (size_t)n_kept * sizeof *kept) == 0);
+    CHECK(cellrt_star_nms_2d(prob, dist, points, n, n_rays, 0.4f, 10, NULL, 3, &n_again, kept_again) ==
+          CELLRT_ERROR_CAPACITY);
+
+    CHECK(cellrt_star_outlines_2d(dist, centres, n, n_rays, 1.0, 1.0, 3, coords) == CELLRT_OK);
+    for (i = 0; i < n; ++i) kept_again[i] = i;
+    CHECK(cellrt_paint_polygons_2d(coords, offsets, kept_again, n, side, side, 1, labels) == CELLRT_OK);
+    CHECK(cellrt_paint_polygons_2d(coords, offsets, kept_again, n, side, side, 3, labels_again) == CELLRT_OK);
+    CHECK(memcmp(labels, labels_again, (size_t)side * side * sizeof *labels) == 0);
+
+    free(prob);
+    free(dist);
+    free(points);
+    free(centres);
+    free(coords);
+    free(offsets);
+    free(kept);
+    free(kept_again);
+    free(labels);
+    free(labels_again);
+}
+
+/* A zigzag of 1,000 vertices that crosses every row of a tall image, at the largest coordinates there may be. */
+static void test_huge_polygon(void) {
+    enum { n_vertices = 1000, n_y = 20000, n_x = 3 };
+    const float far = 1099511627776.0f;
+    float coords[2 * n_vertices];
+    const int64_t offsets[] = {0, n_vertices}, order[] = {0};
+    int32_t *const labels = malloc((size_t)n_y * n_x * sizeof *labels);
+    int i;
+    for (i = 0; i < n_vertices; ++i) {
+        coords[2 * i] = i % 2 == 0 ? -far : far;
+        coords[2 * i + 1] = (float)(i * 1e-3);
+    }
+    CHECK(cellrt_paint_polygons_2d(coords, offsets, order, 1, n_y, n_x, 2, labels) == CELLRT_OK);
+    coords[7] = 2 * far;
+    CHECK(cellrt_paint_polygons_2d(coords, offsets, order, 1, n_y, n_x, 2, labels) == CELLRT_ERROR_DATA);
+    free(labels);
+}
+
+/* All pixels equal, and all different: the histograms' best and worst case. */
+static void test_flat_and_noisy_images(void) {
+    enum { side = 700 };
+    uint16_t *const image = calloc((size_t)side * side, sizeof *image);
+    float *const noise = malloc((size_t)side * side * sizeof *noise);
+    const double percents[] = {0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 100.0};
+    double one[11], three[11];
+    int i;
+    CHECK(cellrt_percentiles_u16(image, 1, side, side, 0, side, 1, percents, 11, 3, one) == CELLRT_OK);
+    for (i = 0; i < 11; ++i) CHECK(one[i] == 0.0);
+    for (i = 0; i < side * side; ++i) noise[i] = (float)ldexp(random_number() - 0.5, (int)(200 * random_number()) - 100);
+    CHECK(cellrt_percentiles_f32(noise, 1, side, side, 0, side, 1, percents, 11, 1, one) == CELLRT_OK);
+    CHECK(cellrt_percentiles_f32(noise, 1, side, side, 0, side, 1, percents, 11, 3, three) == CELLRT_OK);
+    CHECK(memcmp(one, three, sizeof one) == 0);
+    for (i = 1; i < 11; ++i) CHECK(one[i - 1] < one[i]);
+    free(image);
+    free(noise);
+}
+
+int main(void) {
+    test_nothing();
+    test_one_pixel();
+    test_crowd_with_an_outlier();
+    test_huge_polygon();
+    test_flat_and_noisy_images();
+    return n_failed == 0 ? 0 : 1;
+}
