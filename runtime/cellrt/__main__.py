@@ -1,0 +1,7 @@
+"""`python -m cellrt`: the command line."""
+
+import sys
+
+from cellrt.cli import main
+
+sys.exit(main())

@@ -1,0 +1,95 @@
+# Types of csrc/bindings/_kernels.pyx. Every function returns the status of the C function of the same name.
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+OK: int
+ERROR_ARGUMENT: int
+ERROR_MEMORY: int
+ERROR_CAPACITY: int
+ERROR_CANCELLED: int
+ERROR_INTERNAL: int
+ERROR_DATA: int
+
+def version() -> int: ...
+def status_text(status: int) -> str: ...
+def usable_cores() -> int: ...
+def percentiles(
+    image: NDArray[Any], percents: NDArray[np.float64], n_threads: int, values: NDArray[np.float64]
+) -> int: ...
+def normalize(
+    image: NDArray[Any],
+    low: NDArray[np.float32],
+    divisor: NDArray[np.float32],
+    n_threads: int,
+    out: NDArray[np.float32],
+) -> int: ...
+def count_star_candidates_2d(
+    maps: NDArray[np.float32],
+    n_rays: int,
+    n_class_channels: int,
+    y_begin: int,
+    y_end: int,
+    x_begin: int,
+    x_end: int,
+    prob_thresh: float,
+    grid_y: int,
+    grid_x: int,
+    origin_y: int,
+    origin_x: int,
+    n_threads: int,
+) -> tuple[int, int]: ...
+def star_candidates_2d(
+    maps: NDArray[np.float32],
+    n_rays: int,
+    n_class_channels: int,
+    y_begin: int,
+    y_end: int,
+    x_begin: int,
+    x_end: int,
+    prob_thresh: float,
+    grid_y: int,
+    grid_x: int,
+    origin_y: int,
+    origin_x: int,
+    n_threads: int,
+    prob: NDArray[np.float32],
+    dist: NDArray[np.float32],
+    points: NDArray[np.int32],
+    class_prob: NDArray[np.float32],
+) -> int: ...
+def star_nms_2d(
+    prob: NDArray[np.float32],
+    dist: NDArray[np.float32],
+    points: NDArray[np.int32],
+    nms_thresh: float,
+    max_pairs: int,
+    n_threads: int,
+    kept: NDArray[np.int64],
+) -> tuple[int, int]: ...
+def star_outlines_2d(
+    dist: NDArray[np.float32],
+    points: NDArray[np.float64],
+    scale_y: float,
+    scale_x: float,
+    n_threads: int,
+    coords: NDArray[np.float32],
+) -> int: ...
+def paint_polygons_2d(
+    coords: NDArray[np.float32],
+    offsets: NDArray[np.int64],
+    order: NDArray[np.int64],
+    n_threads: int,
+    labels: NDArray[np.int32],
+) -> int: ...
+def label_regions_2d(
+    labels: NDArray[np.int32],
+    n_threads: int,
+    areas: NDArray[np.int64],
+    boxes: NDArray[np.int32],
+    centroids: NDArray[np.float64],
+) -> int: ...
+def relabel(
+    labels: NDArray[np.int32], n_threads: int, table: NDArray[np.int32], relabelled: NDArray[np.int32]
+) -> tuple[int, int]: ...

@@ -1,0 +1,1 @@
+"""What a network's maps mean: one file per representation."""

@@ -1,0 +1,148 @@
+"""Any array -> (C, Y, X): axes, channels and dtypes sorted out at the first door.
+
+The result is a view of the array wherever that is possible: nothing is copied for interleaved, transposed, strided,
+read-only or memory-mapped pixels. Knows axis letters and channels; never models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cellrt.errors import ImageError
+
+_AXES = "TZCSYX"  # S: samples of a pixel (RGB), the same as C here
+_DTYPES = "biuf"  # kinds of dtype: bool, signed, unsigned, floating
+
+
+def as_image(
+    array: ArrayLike, axes: str | None = None, channels: int | Sequence[int] | None = None, *, n_channels: int
+) -> NDArray[Any]:
+    """View an array as (C, Y, X) with the channels that a network takes.
+
+    Parameters
+    ----------
+    array : array of numbers
+        YX, YXC, CYX or, with `axes`, any order; further axes must have length 1.
+    axes : str, optional
+        A letter per axis out of T, Z, C (or S), Y, X. Default: YX; with three axes the one that has `n_channels`
+        entries is C, the last before the first; with `channels` the shorter of the last and the first.
+    channels : int or sequence of int, optional
+        Which channels to take, in order. Default: all.
+    n_channels : int
+        How many channels the network takes.
+
+    Returns
+    -------
+    array (C, Y, X)
+        Native byte order, aligned; bool becomes uint8 and float16 float32, other dtypes stay.
+
+    Raises
+    ------
+    ImageError
+        If the array has no pixels, the wrong rank or channels, or no numeric dtype.
+    """
+    pixels = np.asarray(array)
+    if pixels.dtype.kind not in _DTYPES:
+        raise ImageError(f"expected an image of numbers, got dtype {pixels.dtype}; convert it first")
+    if pixels.size == 0:
+        raise ImageError(f"expected an image with pixels, got shape {pixels.shape}; check how it was read")
+    wanted = None if channels is None else _as_tuple(channels)
+    letters = _guess_axes(pixels, n_channels, wanted is not None) if axes is None else _check_axes(pixels, axes)
+
+    for axis in reversed(range(pixels.ndim)):
+        if letters[axis] not in "CYX":
+            if pixels.shape[axis] != 1:
+                raise ImageError(
+                    f"expected one plane, got axis {letters[axis]} of length {pixels.shape[axis]} in {letters} "
+                    f"{pixels.shape}; segment the planes one by one"
+                )
+            pixels = pixels.squeeze(axis)
+            letters = letters[:axis] + letters[axis + 1 :]
+    if "C" not in letters:
+        pixels, letters = pixels[np.newaxis], "C" + letters
+    pixels = pixels.transpose([letters.index(letter) for letter in "CYX"])
+
+    if wanted is not None:
+        pixels = _take_channels(pixels, wanted)
+    if len(pixels) != n_channels:
+        advice = "choose them with channels=" if len(pixels) > n_channels else "check the axes"
+        raise ImageError(
+            f"expected an image with {_count(n_channels)}, got {_count(len(pixels))} "
+            f"(shape {np.shape(array)}, axes {axes or 'not given'}); {advice}"
+        )
+    return _native(pixels)
+
+
+def _count(n: int) -> str:
+    """'1 channel', '3 channels'."""
+    return "1 channel" if n == 1 else f"{n} channels"
+
+
+def _as_tuple(channels: int | Sequence[int]) -> tuple[int, ...]:
+    """Channels as a tuple of int."""
+    wanted = (channels,) if isinstance(channels, (int, np.integer)) else tuple(channels)
+    if not wanted or not all(isinstance(c, (int, np.integer)) and not isinstance(c, bool) for c in wanted):
+        raise ImageError(f"expected channels as numbers counted from 0, got {channels!r}; pass 0 or (0, 1, 2)")
+    return tuple(int(c) for c in wanted)
+
+
+def _check_axes(pixels: NDArray[Any], axes: str) -> str:
+    """The given axes, upper case, S as C."""
+    letters = axes.upper()
+    known = all(letter in _AXES for letter in letters)
+    if not known or len(set(letters)) != len(letters) or not {"Y", "X"} <= set(letters):
+        raise ImageError(f"expected axes of the letters {_AXES}, Y and X among them, each once, got {axes!r}")
+    if len(letters) != pixels.ndim:
+        raise ImageError(f"expected {len(letters)} axes ({letters}), got an array of shape {pixels.shape}")
+    if {"C", "S"} <= set(letters):
+        # one of the two must have length 1 to be dropped; the other holds the channels
+        c_is_single = pixels.shape[letters.index("C")] == 1
+        return letters.replace("C", "T" if "T" not in letters else "Z").replace("S", "C") if c_is_single else letters
+    return letters.replace("S", "C")
+
+
+def _guess_axes(pixels: NDArray[Any], n_channels: int, chosen: bool) -> str:
+    """Axes of an array that came without: YX, YXC or CYX, and T for axes of length 1."""
+    shape = pixels.shape
+    if pixels.ndim == 2:
+        return "YX"
+    if pixels.ndim == 3:
+        if chosen:  # the channels are picked by number: their axis is the short one
+            return "YXC" if shape[2] <= shape[0] else "CYX"
+        if shape[2] == n_channels:
+            return "YXC"
+        if shape[0] == n_channels:
+            return "CYX"
+        if 1 in (shape[0], shape[2]):
+            return "YXC" if shape[2] == 1 else "CYX"
+        raise ImageError(
+            f"expected an image with {_count(n_channels)}, got shape {shape}; choose among its channels with "
+            "channels=, or name its axes with axes= if it is a stack"
+        )
+    raise ImageError(f"expected an image with 2 or 3 axes, got shape {shape}; name them, for example axes='TCYX'")
+
+
+def _take_channels(pixels: NDArray[Any], wanted: tuple[int, ...]) -> NDArray[Any]:
+    """The wanted channels of (C, Y, X); a view if they are one run."""
+    for channel in wanted:
+        if not 0 <= channel < len(pixels):
+            raise ImageError(f"expected channels in 0..{len(pixels) - 1}, got {channel}; check channels=")
+    if wanted == tuple(range(wanted[0], wanted[0] + len(wanted))):
+        return pixels[wanted[0] : wanted[0] + len(wanted)]
+    return pixels[list(wanted)]
+
+
+def _native(pixels: NDArray[Any]) -> NDArray[Any]:
+    """The pixels as something that the kernels can address."""
+    if pixels.dtype.kind == "b":
+        return pixels.view(np.uint8)
+    if pixels.dtype == np.float16:
+        return pixels.astype(np.float32)
+    whole = all(stride % pixels.itemsize == 0 for stride in pixels.strides)
+    if not pixels.dtype.isnative or not pixels.flags.aligned or not whole:
+        return pixels.astype(pixels.dtype.newbyteorder("="), order="C")
+    return pixels

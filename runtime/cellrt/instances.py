@@ -1,0 +1,91 @@
+"""Instances: what a segmentation is, however it was made.
+
+Checks its invariants once, when it is built; every array is then read-only. Knows nothing of models or files.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellrt.errors import CellrtError
+
+
+@dataclass(frozen=True, eq=False)
+class Instances:
+    """The n objects of one image; object i has the label i + 1.
+
+    Attributes
+    ----------
+    labels : int32 (Y, X)
+        0 is background. The label of an object that others cover completely does not occur.
+    scores : float32 (n,)
+        Confidence in [0, 1], in descending order for star models.
+    points : float32 (n, 2)
+        A point (y, x) inside each object, in pixels of the image.
+    outlines : (float32 (m, 2), int64 (n + 1,))
+        Polygons as coords and offsets: object i has the vertices ``coords[offsets[i]:offsets[i + 1]]``, (y, x) in
+        pixels of the image, pixel centres at integers, not closed (the last vertex differs from the first).
+    classes : int32 (n,) or None
+        Class of each object, when the model tells classes apart; 0 is background and can occur.
+    class_prob : float32 (n, n_classes + 1) or None
+        Probability of each class, background first.
+    """
+
+    labels: NDArray[np.int32]
+    scores: NDArray[np.float32]
+    points: NDArray[np.float32]
+    outlines: tuple[NDArray[np.float32], NDArray[np.int64]]
+    classes: NDArray[np.int32] | None = None
+    class_prob: NDArray[np.float32] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        n = len(self.scores)
+        coords, offsets = self.outlines
+        _check("labels", self.labels, np.int32, (None, None))
+        _check("scores", self.scores, np.float32, (n,))
+        _check("points", self.points, np.float32, (n, 2))
+        _check("outlines coords", coords, np.float32, (None, 2))
+        _check("outlines offsets", offsets, np.int64, (n + 1,))
+        if offsets[0] != 0 or offsets[-1] != len(coords) or np.any(np.diff(offsets) < 0):
+            raise CellrtError(f"expected outline offsets that rise from 0 to {len(coords)}, got {offsets}")
+        if self.classes is not None:
+            _check("classes", self.classes, np.int32, (n,))
+        if self.class_prob is not None:
+            _check("class_prob", self.class_prob, np.float32, (n, None))
+        for array in (self.labels, self.scores, self.points, coords, offsets, self.classes, self.class_prob):
+            if array is not None:
+                array.flags.writeable = False
+
+    def __len__(self) -> int:
+        """How many objects there are."""
+        return len(self.scores)
+
+    def __repr__(self) -> str:
+        height, width = self.labels.shape
+        return f"Instances({len(self)} objects in {height} x {width} pixels)"
+
+    def polygons(self) -> Iterator[NDArray[np.float32]]:
+        """Yield the outline of each object, float32 (vertices, 2), (y, x)."""
+        coords, offsets = self.outlines
+        for begin, end in itertools.pairwise(offsets):
+            yield coords[begin:end]
+
+
+def _check(name: str, array: Any, dtype: type, shape: tuple[int | None, ...]) -> None:
+    """Raise unless `array` has the dtype and the shape (None: any length)."""
+    fits = (
+        isinstance(array, np.ndarray)
+        and array.dtype == dtype
+        and array.ndim == len(shape)
+        and all(want is None or got == want for got, want in zip(array.shape, shape, strict=True))
+    )
+    if not fits:
+        want = ", ".join("any" if side is None else str(side) for side in shape)
+        got = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise CellrtError(f"expected {name} as {np.dtype(dtype).name} ({want}), got {got}")

@@ -1,0 +1,451 @@
+"""The one door to native code: one function per function of csrc/include/cellrt.h, plus the streaming suppression.
+
+Takes contiguous arrays of one dtype (images may have any strides), allocates the outputs, calls the native function
+without the GIL and turns a status that is not 0 into a `KernelError`. Holds no policy and no defaults: callers say
+everything. `threads` is 0 for every usable core, or a number; the result is the same to the byte.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from cellrt.errors import CapacityError, CellrtError, DataError, KernelError
+
+try:
+    from cellrt import _kernels
+    from cellrt._engine import StarNms2D
+    from cellrt._kernels import (
+        ERROR_ARGUMENT,
+        ERROR_CANCELLED,
+        ERROR_CAPACITY,
+        ERROR_DATA,
+        ERROR_INTERNAL,
+        ERROR_MEMORY,
+    )
+except ImportError as error:
+    raise CellrtError(
+        f"expected the native modules of cellrt beside {__file__}, got: {error}. Reinstall with "
+        "`pip install --force-reinstall cellrt`; in a source checkout run `make build`."
+    ) from error
+
+__all__ = [
+    "ERROR_ARGUMENT",
+    "ERROR_CANCELLED",
+    "ERROR_CAPACITY",
+    "ERROR_DATA",
+    "ERROR_INTERNAL",
+    "ERROR_MEMORY",
+    "StarNms2D",
+    "label_regions_2d",
+    "normalize",
+    "paint_polygons_2d",
+    "percentiles",
+    "relabel",
+    "star_candidates_2d",
+    "star_nms_2d",
+    "star_outlines_2d",
+    "usable_cores",
+    "version",
+]
+
+
+def version() -> int:
+    """Version of the native code: 10000 * major + 100 * minor + patch."""
+    return _kernels.version()
+
+
+def usable_cores() -> int:
+    """Cores this process may use: the affinity mask and, on Linux, the container's CPU quota."""
+    return _kernels.usable_cores()
+
+
+def percentiles(image: NDArray[Any], percents: NDArray[np.float64], *, threads: int) -> NDArray[np.float64]:
+    """Exact percentiles of all pixels of an image, channels together.
+
+    Parameters
+    ----------
+    image : uint8, uint16 or float32 (C, Y, X)
+        Any strides; read-only is fine. At least one pixel; float32 without NaN or infinity.
+    percents : float64 (n,)
+        In [0, 100].
+    threads : int
+        0 uses every usable core.
+
+    Returns
+    -------
+    float64 (n,)
+        Bit for bit ``[numpy.percentile(image, percent) for percent in percents]``: interpolated in double precision,
+        but in single precision for float32 pixels. -0.0 counts as 0.0.
+    """
+    _check_image(image)
+    _check_array("percents", percents, np.float64, (-1,))
+    if not np.all((percents >= 0) & (percents <= 100)):
+        raise KernelError(f"expected percents between 0 and 100, got {percents.tolist()}", ERROR_ARGUMENT)
+    values = np.empty(len(percents))
+    status = _kernels.percentiles(image, percents, _threads(threads), values)
+    _check_status(status, "percentiles", "finite pixels, got NaN or infinity: replace them first")
+    return values
+
+
+def normalize(
+    image: NDArray[Any],
+    low: NDArray[np.float32],
+    divisor: NDArray[np.float32],
+    *,
+    out_shape: tuple[int, int],
+    threads: int,
+) -> NDArray[np.float32]:
+    """Normalise, cast and pad in one pass: ``(float32(image) - low) / divisor``, then mirrored at the far ends.
+
+    Parameters
+    ----------
+    image : uint8, uint16 or float32 (C, Y, X)
+        Any strides; read-only is fine. At least one pixel; float32 without NaN or infinity.
+    low, divisor : float32 (C,)
+        Finite; no divisor is 0.
+    out_shape : (int, int)
+        Sides (y, x) of the output, at least those of the image: padding is added at the end of each axis.
+    threads : int
+        0 uses every usable core.
+
+    Returns
+    -------
+    float32 (C, out_y, out_x)
+        The padding is that of ``numpy.pad(..., mode="reflect")``.
+    """
+    _check_image(image)
+    n_channels, n_y, n_x = image.shape
+    _check_array("low", low, np.float32, (n_channels,))
+    _check_array("divisor", divisor, np.float32, (n_channels,))
+    if not (np.isfinite(low).all() and np.isfinite(divisor).all() and divisor.all()):
+        raise KernelError(
+            f"expected finite low and finite divisor other than 0, got {low.tolist()} and {divisor.tolist()}",
+            ERROR_ARGUMENT,
+        )
+    out_y, out_x = out_shape
+    if out_y < n_y or out_x < n_x:
+        raise KernelError(f"expected out_shape of at least {(n_y, n_x)}, got {tuple(out_shape)}", ERROR_ARGUMENT)
+    out = np.empty((n_channels, out_y, out_x), np.float32)
+    status = _kernels.normalize(image, low, divisor, _threads(threads), out)
+    _check_status(status, "normalize", "finite pixels, got NaN or infinity: replace them first")
+    return out
+
+
+def star_candidates_2d(
+    maps: NDArray[np.float32],
+    *,
+    n_rays: int,
+    n_class_channels: int,
+    window: tuple[int, int, int, int],
+    prob_thresh: float,
+    grid: tuple[int, int],
+    origin: tuple[int, int],
+    max_candidates: int,
+    threads: int,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32], NDArray[np.float32] | None]:
+    """Grid samples whose probability exceeds a threshold, in row-major order.
+
+    Parameters
+    ----------
+    maps : float32 (1 + n_rays + n_class_channels, Y, X)
+        The network's output: probability, ray lengths in pixels, class probabilities. Contiguous.
+    n_rays, n_class_channels : int
+        What the maps hold; `n_class_channels` is 0 or the number of classes + 1.
+    window : (y_begin, y_end, x_begin, x_end)
+        The samples to look at, half open, inside the maps.
+    prob_thresh : float
+        Strict, compared in float32.
+    grid : (int, int)
+        Pixels per sample (y, x).
+    origin : (int, int)
+        Pixel (y, x) of sample (0, 0), added to every point.
+    max_candidates : int
+        More give a `CapacityError`, before any memory is taken for them.
+    threads : int
+        0 uses every usable core.
+
+    Returns
+    -------
+    prob : float32 (n,)
+    dist : float32 (n, n_rays)
+        At least 1e-3 pixels.
+    points : int32 (n, 2)
+        (y, x) in pixels.
+    class_prob : float32 (n, n_class_channels) or None
+        None when `n_class_channels` is 0.
+    """
+    _check_array("maps", maps, np.float32, (1 + n_rays + n_class_channels, -1, -1))
+    _, n_y, n_x = maps.shape
+    y_begin, y_end, x_begin, x_end = window
+    if not (0 <= y_begin <= y_end <= n_y and 0 <= x_begin <= x_end <= n_x):
+        raise KernelError(f"expected a window inside {(n_y, n_x)} samples, got {tuple(window)}", ERROR_ARGUMENT)
+    where = (n_rays, n_class_channels, *window, prob_thresh, *grid, *origin, _threads(threads))
+    status, n = _kernels.count_star_candidates_2d(maps, *where)
+    if status != ERROR_CAPACITY:
+        _check_status(status, "star_candidates_2d", "finite maps")
+    if n > max_candidates:
+        raise CapacityError(
+            f"expected at most {max_candidates} candidates, got {n}: raise prob_thresh ({prob_thresh}) or "
+            "max_candidates",
+            ERROR_CAPACITY,
+        )
+    prob = np.empty(n, np.float32)
+    dist = np.empty((n, n_rays), np.float32)
+    points = np.empty((n, 2), np.int32)
+    class_prob = np.empty((n, n_class_channels), np.float32)
+    status = _kernels.star_candidates_2d(maps, *where, prob, dist, points, class_prob)
+    _check_status(
+        status,
+        "star_candidates_2d",
+        "ray lengths that are finite and at most 2^20 pixels, got others: the network does not suit this image",
+    )
+    return prob, dist, points, class_prob if n_class_channels else None
+
+
+def star_nms_2d(
+    prob: NDArray[np.float32],
+    dist: NDArray[np.float32],
+    points: NDArray[np.int32],
+    *,
+    nms_thresh: float,
+    max_pairs: int,
+    threads: int,
+) -> NDArray[np.int64]:
+    """Greedy non-maximum suppression of star-convex polygons, with StarDist's decisions.
+
+    Parameters
+    ----------
+    prob : float32 (n,)
+    dist : float32 (n, n_rays)
+        Ray lengths in pixels, 0 < dist <= 2^20.
+    points : int32 (n, 2)
+        (y, x) in pixels.
+    nms_thresh : float
+        In [0, 1]: overlap (intersection over the smaller area) above which the weaker candidate is dropped.
+    max_pairs : int
+        Most pairs of polygons that may be compared; more give a `CapacityError`.
+    threads : int
+        0 uses every usable core.
+
+    Returns
+    -------
+    int64 (n_kept,)
+        Indices of the survivors in descending order of probability, ties in ascending order of index.
+    """
+    n = len(prob)
+    _check_array("prob", prob, np.float32, (-1,))
+    _check_array("dist", dist, np.float32, (n, -1))
+    _check_array("points", points, np.int32, (n, 2))
+    _check_rays(dist)
+    if not 0 <= nms_thresh <= 1:
+        raise KernelError(f"expected nms_thresh between 0 and 1, got {nms_thresh}", ERROR_ARGUMENT)
+    kept = np.empty(n, np.int64)
+    status, n_kept = _kernels.star_nms_2d(prob, dist, points, nms_thresh, max_pairs, _threads(threads), kept)
+    if status == ERROR_CAPACITY:
+        raise CapacityError(
+            f"expected at most {max_pairs} pairs of overlapping candidates to compare, got more from {n} "
+            "candidates: raise prob_thresh or max_pairs",
+            status,
+        )
+    _check_status(status, "star_nms_2d", "prob without NaN, 0 < dist <= 2^20 and points within 2^30, got others")
+    return kept[:n_kept].copy()
+
+
+def star_outlines_2d(
+    dist: NDArray[np.float32], points: NDArray[np.float64], *, scale: tuple[float, float], threads: int
+) -> NDArray[np.float32]:
+    """Vertices of star-convex polygons, bit for bit StarDist's ``dist_to_coord``.
+
+    Parameters
+    ----------
+    dist : float32 (n, n_rays)
+        Ray lengths in pixels of the network's input.
+    points : float64 (n, 2)
+        (y, x) in pixels of the image: already scaled.
+    scale : (float, float)
+        Pixels of the image per pixel of the network's input (y, x).
+    threads : int
+        0 uses every usable core.
+
+    Returns
+    -------
+    float32 (n, n_rays, 2)
+        (y, x) in pixels of the image.
+    """
+    _check_array("dist", dist, np.float32, (-1, -1))
+    _check_array("points", points, np.float64, (len(dist), 2))
+    _check_rays(dist)
+    scale_y, scale_x = scale
+    if not (np.isfinite(scale_y) and np.isfinite(scale_x)):
+        raise KernelError(f"expected a finite scale, got {tuple(scale)}", ERROR_ARGUMENT)
+    coords = np.empty((*dist.shape, 2), np.float32)
+    status = _kernels.star_outlines_2d(dist, points, scale_y, scale_x, _threads(threads), coords)
+    _check_status(status, "star_outlines_2d", "finite lengths")
+    return coords
+
+
+def paint_polygons_2d(
+    coords: NDArray[np.float32],
+    offsets: NDArray[np.int64],
+    order: NDArray[np.int64],
+    *,
+    shape: tuple[int, int],
+    threads: int,
+) -> NDArray[np.int32]:
+    """Fill polygons into a label image, pixel for pixel as ``skimage.draw.polygon`` does.
+
+    Parameters
+    ----------
+    coords : float32 (m, 2)
+        Vertices (y, x) of all polygons, one after the other, in pixels.
+    offsets : int64 (n + 1,)
+        Polygon i has the vertices ``coords[offsets[i]:offsets[i + 1]]``.
+    order : int64 (n,)
+        The polygons in painting order, later over earlier.
+    shape : (int, int)
+        Sides (y, x) of the image.
+    threads : int
+        0 uses every usable core.
+
+    Returns
+    -------
+    int32 (y, x)
+        0 where no polygon is; polygon i paints i + 1.
+    """
+    _check_array("coords", coords, np.float32, (-1, 2))
+    _check_array("offsets", offsets, np.int64, (-1,))
+    n = len(offsets) - 1
+    if n < 0 or offsets[0] != 0 or offsets[-1] != len(coords) or (np.diff(offsets) < 0).any():
+        raise KernelError(
+            f"expected offsets that rise from 0 to {len(coords)}, the number of vertices, got {offsets}",
+            ERROR_ARGUMENT,
+        )
+    _check_array("order", order, np.int64, (n,))
+    if n and not (order.min() >= 0 and order.max() < n):
+        raise KernelError(
+            f"expected order to hold indices of {n} polygons, got {order.min()} to {order.max()}", ERROR_ARGUMENT
+        )
+    n_y, n_x = shape
+    if n_y < 0 or n_x < 0:
+        raise KernelError(f"expected a shape (y, x) of sides that are not negative, got {tuple(shape)}", ERROR_ARGUMENT)
+    labels = np.empty((n_y, n_x), np.int32)
+    status = _kernels.paint_polygons_2d(coords, offsets, order, _threads(threads), labels)
+    _check_status(status, "paint_polygons_2d", "coordinates that are finite and within 2^40 pixels, got others")
+    return labels
+
+
+def label_regions_2d(
+    labels: NDArray[np.int32], *, n_labels: int, threads: int
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]:
+    """Area, bounding box and centroid of every label 1..n_labels.
+
+    Parameters
+    ----------
+    labels : int32 (Y, X)
+        Contiguous, 0..n_labels.
+    n_labels : int
+    threads : int
+        0 uses every usable core.
+
+    Returns
+    -------
+    areas : int64 (n_labels,)
+        Pixels; 0 for a label that does not occur.
+    boxes : int32 (n_labels, 4)
+        y_begin, x_begin, y_end, x_end, half open; 0 for a label that does not occur.
+    centroids : float64 (n_labels, 2)
+        Mean (y, x); -1 for a label that does not occur.
+    """
+    _check_array("labels", labels, np.int32, (-1, -1))
+    areas = np.empty(n_labels, np.int64)
+    boxes = np.empty((n_labels, 4), np.int32)
+    centroids = np.empty((n_labels, 2), np.float64)
+    status = _kernels.label_regions_2d(labels, _threads(threads), areas, boxes, centroids)
+    if status == ERROR_ARGUMENT and labels.size:
+        raise KernelError(f"expected labels in 0..{n_labels}, got {labels.min()} to {labels.max()}", status)
+    _check_status(status, "label_regions_2d", "labels")
+    return areas, boxes, centroids
+
+
+def relabel(labels: NDArray[np.int32], *, threads: int) -> tuple[NDArray[np.int32], int]:
+    """Renumber labels to 1..n without gaps, keeping their order; 0 stays 0.
+
+    Parameters
+    ----------
+    labels : int32, any shape
+        Contiguous, none negative.
+    threads : int
+        0 uses every usable core.
+
+    Returns
+    -------
+    relabelled : int32, the same shape
+    n_labels : int
+    """
+    _check_array("labels", labels, np.int32, (-1,) * labels.ndim)
+    table = np.empty(int(labels.max(initial=0)) + 1, np.int32)
+    relabelled = np.empty_like(labels)
+    status, n_labels = _kernels.relabel(labels.reshape(-1), _threads(threads), table, relabelled.reshape(-1))
+    if status == ERROR_ARGUMENT and labels.size:
+        raise KernelError(f"expected labels that are not negative, got {labels.min()}", status)
+    _check_status(status, "relabel", "labels")
+    return relabelled, n_labels
+
+
+def _check_array(name: str, array: NDArray[Any], dtype: DTypeLike, shape: tuple[int, ...]) -> None:
+    """Refuse anything but a contiguous array of the dtype and shape (-1: any length)."""
+    dtype = np.dtype(dtype)
+    wanted = tuple("any" if n == -1 else n for n in shape)
+    if not isinstance(array, np.ndarray) or array.dtype != dtype:
+        got = getattr(array, "dtype", type(array).__name__)
+        raise KernelError(
+            f"expected {name} as a {dtype} array, got {got!s}: use numpy.asarray({name}, ...)", ERROR_ARGUMENT
+        )
+    if array.ndim != len(shape) or any(n not in (-1, m) for n, m in zip(shape, array.shape, strict=True)):
+        raise KernelError(f"expected {name} of shape {wanted}, got {array.shape}", ERROR_ARGUMENT)
+    if not array.flags.c_contiguous:
+        raise KernelError(
+            f"expected {name} contiguous, got strides {array.strides}: use numpy.ascontiguousarray", ERROR_ARGUMENT
+        )
+
+
+def _check_image(image: NDArray[Any]) -> None:
+    """Refuse anything but pixels (C, Y, X) that the C interface can step through."""
+    if not isinstance(image, np.ndarray) or image.dtype not in (np.uint8, np.uint16, np.float32):
+        got = getattr(image, "dtype", type(image).__name__)
+        raise KernelError(
+            f"expected an image of uint8, uint16 or float32, got {got!s}: convert it first", ERROR_ARGUMENT
+        )
+    if image.ndim != 3 or image.size == 0:
+        raise KernelError(f"expected an image (C, Y, X) of at least one pixel, got shape {image.shape}", ERROR_ARGUMENT)
+    if not image.flags.aligned or any(stride % image.itemsize for stride in image.strides):
+        raise KernelError(
+            f"expected an image whose pixels are aligned and whose strides are multiples of {image.itemsize} bytes, "
+            f"got strides {image.strides}: use numpy.ascontiguousarray",
+            ERROR_ARGUMENT,
+        )
+
+
+def _check_rays(dist: NDArray[np.float32]) -> None:
+    """Refuse polygons of fewer than 3 or more than 1024 rays."""
+    if not 3 <= dist.shape[1] <= 1024:
+        raise KernelError(f"expected 3 to 1024 rays per polygon, got {dist.shape[1]}", ERROR_ARGUMENT)
+
+
+def _threads(threads: int) -> int:
+    """Refuse a negative number of threads."""
+    if threads < 0:
+        raise KernelError(f"expected threads of 0 (every usable core) or more, got {threads}", ERROR_ARGUMENT)
+    return threads
+
+
+def _check_status(status: int, function: str, expected: str) -> None:
+    """Turn a status that is not 0 into an error; `expected` says what the data should have been."""
+    if status == _kernels.OK:
+        return
+    if status == ERROR_DATA:
+        raise DataError(f"{function}: expected {expected}", status)
+    raise KernelError(f"{function}: {_kernels.status_text(status)} (status {status})", status)

@@ -1,0 +1,208 @@
+"""The manifest: what a model file says about itself.
+
+JSON in ``metadata_props["cellrt"]`` of the ONNX file <-> frozen dataclasses, validated when they are built. Unknown
+keys are ignored with a warning, so an older cellrt reads a newer file of the same schema; a missing required key is an
+error. Knows no arrays, no onnx and no onnxruntime.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from cellrt.errors import ModelError
+
+SCHEMA = 1
+METADATA_KEY = "cellrt"  # the key of the manifest among an ONNX file's metadata_props
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What the network takes: float32 (N, C, Y, X), named `image` in the graph."""
+
+    n_channels: int  # C
+    axes: str = "YX"  # spatial axes, in order
+
+    def __post_init__(self) -> None:
+        _require(self.n_channels >= 1, "input.n_channels", "at least 1", self.n_channels)
+        _require(self.axes == "YX", "input.axes", "'YX'", self.axes)
+
+
+@dataclass(frozen=True)
+class PercentileSpec:
+    """(image - low) / (high - low + eps), low and high being percentiles of the image (csbdeep's `normalize`)."""
+
+    low: float = 1.0  # percent
+    high: float = 99.8  # percent
+    joint: bool = True  # percentiles over all channels together, or of each channel
+    eps: float = 1e-20
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.low < self.high <= 100, "normalize", "0 <= low < high <= 100", (self.low, self.high))
+        _require(0 <= self.eps < 1, "normalize.eps", "a number in [0, 1)", self.eps)
+
+
+@dataclass(frozen=True)
+class TileSpec:
+    """Which input sizes are legal, and how far a pixel's influence reaches; (y, x) in pixels."""
+
+    multiple: tuple[int, int]  # sides of the input are multiples of this
+    receptive_field: tuple[int, int]  # measured by an impulse, as StarDist's `_axes_tile_overlap` does
+    halo: tuple[int, int]  # bound from the layers: beyond it, output does not know of a cut at a multiple of `multiple`
+
+    def __post_init__(self) -> None:
+        _require(all(1 <= m <= 4096 for m in self.multiple), "tile.multiple", "1..4096 per axis", self.multiple)
+        _require(all(0 <= h <= 65536 for h in self.halo), "tile.halo", "0..65536 per axis", self.halo)
+        _require(min(self.receptive_field) >= 0, "tile.receptive_field", "no negative", self.receptive_field)
+
+
+@dataclass(frozen=True)
+class StarSpec:
+    """The `star` head: the maps are probability, n_rays lengths in pixels, then n_classes + 1 class probabilities."""
+
+    n_rays: int
+    grid: tuple[int, int]  # pixels per map sample, (y, x)
+    prob_thresh: float
+    nms_thresh: float
+    n_classes: int | None = None  # without background; None: the network tells no classes apart
+    border: int = 2  # samples at each edge of the map in which no candidate is taken
+    class_names: tuple[str, ...] | None = None
+    kind: str = "star"
+
+    def __post_init__(self) -> None:
+        _require(3 <= self.n_rays <= 1024, "head.n_rays", "3..1024", self.n_rays)
+        _require(all(1 <= g <= 256 for g in self.grid), "head.grid", "1..256 per axis", self.grid)
+        _require(0 < self.prob_thresh < 1, "head.prob_thresh", "a number in (0, 1)", self.prob_thresh)
+        _require(0 <= self.nms_thresh <= 1, "head.nms_thresh", "a number in [0, 1]", self.nms_thresh)
+        _require(
+            self.n_classes is None or self.n_classes >= 1,
+            "head.n_classes",
+            "null or at least 1",
+            self.n_classes,
+        )
+        _require(0 <= self.border <= 64, "head.border", "0..64", self.border)
+        if self.class_names is not None:
+            _require(len(self.class_names) == self.n_classes, "head.class_names", "one per class", self.class_names)
+
+    @property
+    def n_class_channels(self) -> int:
+        """Channels of the maps that hold class probabilities."""
+        return 0 if self.n_classes is None else self.n_classes + 1
+
+    @property
+    def n_maps(self) -> int:
+        """Channels of the maps."""
+        return 1 + self.n_rays + self.n_class_channels
+
+
+@dataclass(frozen=True)
+class SourceSpec:
+    """Where the weights came from."""
+
+    upstream: str  # "stardist", "cellrt"
+    name: str  # of the folder or file that was exported
+    sha256: str  # of the weights file
+    licence: str = "not stated"
+    exporter: str = ""  # "cellrt 0.1.0"
+
+
+@dataclass(frozen=True)
+class SelfTestSpec:
+    """A recipe of an input and what must come out: `cellrt selftest` qualifies an installation with it.
+
+    The input is ``cellrt.selftest.recipe(n_channels, shape)``. `digest` is the sha256 of the float32 maps as they came
+    out of the exporting machine's CPU; other processors round differently, so the summary decides and the digest tells
+    whether even the bits agree.
+    """
+
+    shape: tuple[int, int]  # (y, x) of the input, a legal size
+    digest: str
+    means: tuple[float, ...]  # mean of each map
+    tolerance: float = 1e-3  # largest difference of a mean, relative to max(1, its magnitude)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything a model file says about itself."""
+
+    name: str
+    head: StarSpec
+    input: InputSpec
+    normalize: PercentileSpec
+    tile: TileSpec
+    source: SourceSpec
+    selftest: SelfTestSpec | None = None
+    description: str = ""
+    schema: int = field(default=SCHEMA)
+
+    def to_json(self) -> str:
+        """The manifest as the JSON text that goes into the file."""
+        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read a manifest. Raises `ModelError` if it is not one, or of a newer schema."""
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise ModelError(f"expected a manifest in JSON, got {error}; export the model again") from error
+        if not isinstance(data, dict) or not isinstance(data.get("schema"), int):
+            raise ModelError("expected a manifest with a schema number, got none; export the model again")
+        if data["schema"] > SCHEMA:
+            raise ModelError(f"expected a manifest of schema {SCHEMA} or older, got {data['schema']}; upgrade cellrt")
+        head = data.get("head")
+        kind = head.get("kind") if isinstance(head, dict) else None
+        if kind != "star":
+            raise ModelError(f"expected a head of kind 'star', got {kind!r}; upgrade cellrt or export the model again")
+        manifest: Self = _build(cls, data, "manifest")
+        return manifest
+
+
+def _require(condition: bool, key: str, want: str, got: object) -> None:
+    """Raise unless the condition holds."""
+    if not condition:
+        raise ModelError(f"expected {key} to be {want}, got {got!r}; export the model again")
+
+
+def _build(cls: type, data: object, path: str) -> Any:
+    """A dataclass from a JSON object: nested dataclasses, tuples and optional values by the fields' types."""
+    if not isinstance(data, dict):
+        raise ModelError(f"expected {path} to be a JSON object, got {type(data).__name__}; export the model again")
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    if unknown := sorted(set(data) - set(fields)):
+        _log.warning("%s: ignoring unknown keys %s (a newer cellrt may have written them)", path, ", ".join(unknown))
+    required = {
+        name
+        for name, f in fields.items()
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    }
+    if missing := sorted(required - set(data)):
+        raise ModelError(f"expected {path} to have {', '.join(missing)}, got no such key; export the model again")
+    return cls(**{name: _value(hints[name], data[name], f"{path}.{name}") for name in fields if name in data})
+
+
+def _value(hint: Any, value: object, path: str) -> Any:
+    """A JSON value as the type `hint` says, or `ModelError`."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):  # always "X | None" here
+        return None if value is None else _value(arguments[0], value, path)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return _build(hint, value, path)
+    if origin is tuple and isinstance(value, list):
+        if arguments[-1] is not Ellipsis and len(value) != len(arguments):
+            raise ModelError(f"expected {path} to have {len(arguments)} values, got {len(value)}; export again")
+        return tuple(_value(arguments[0], item, path) for item in value)
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if hint in (int, str, bool) and type(value) is hint:
+        return value
+    wanted = getattr(hint, "__name__", str(hint))
+    raise ModelError(f"expected {path} to be {wanted}, got {value!r}; export the model again")

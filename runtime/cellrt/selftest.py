@@ -1,0 +1,59 @@
+"""The self-test: a recipe of an input that every machine makes to the bit, and what must come out of the network.
+
+The exporter records the outcome in the manifest; `cellrt selftest MODEL` repeats it, so that an installation qualifies
+itself on the spot, without data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellrt.manifest import SelfTestSpec
+
+
+def recipe(n_channels: int, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """An input with round bright objects on a dark ground, float32 (1, C, Y, X), roughly in [0, 1].
+
+    Integer arithmetic and one exact division: the same bits on every platform.
+    """
+    y, x = np.ogrid[: shape[0], : shape[1]]
+    image = np.zeros((1, n_channels, *shape), np.float32)
+    for channel in range(n_channels):
+        pitch = 24 + 8 * channel
+        # squared distance to the centre of the cell of a square lattice; objects of radius pitch / 3
+        distance = (y % pitch - pitch // 2) ** 2 + (x % pitch - pitch // 2) ** 2
+        texture = (y * 7 + x * 13 + y * x) % 32
+        image[0, channel] = (np.where(9 * distance < pitch * pitch, 192, 32) + texture) / np.float32(256)
+    return image
+
+
+def summarise(maps: NDArray[np.float32], shape: tuple[int, int]) -> SelfTestSpec:
+    """What the manifest keeps of the maps (C, Y, X) that came out of the recipe of `shape`."""
+    means = maps.astype(np.float64).mean(axis=(1, 2))
+    return SelfTestSpec(
+        shape=shape,
+        digest=hashlib.sha256(np.ascontiguousarray(maps, np.float32).tobytes()).hexdigest(),
+        means=tuple(float(mean) for mean in means),
+    )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a self-test went."""
+
+    passed: bool
+    identical: bool  # to the bit, to what the exporting machine computed
+    largest_difference: float  # of a map's mean, relative to max(1, its magnitude)
+
+
+def compare(maps: NDArray[np.float32], spec: SelfTestSpec) -> Outcome:
+    """Hold the maps (C, Y, X) that came out of the recipe against the manifest."""
+    got = summarise(maps, spec.shape)
+    wanted = np.array(spec.means)
+    differences = np.abs(np.array(got.means) - wanted) / np.maximum(1, np.abs(wanted))
+    largest = float(differences.max())
+    return Outcome(largest <= spec.tolerance, got.digest == spec.digest, largest)

@@ -1,0 +1,181 @@
+"""The only importer of onnxruntime: a model file -> a session that runs batches.
+
+Knows providers, threads and memory; never cells. A session may be used by several threads at once; `run` releases the
+GIL.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellrt import kernels
+from cellrt.errors import CellrtError, FileError, ModelError, ProviderError
+
+_log = logging.getLogger(__name__)
+
+INPUT = "image"  # the graph's input, float32 (N, C, Y, X)
+
+# Short names for the command line and for people; ONNX Runtime's own names are understood as well.
+_PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "directml": "DmlExecutionProvider",
+}
+
+# Tiles of several shapes come by: a search for the fastest convolution per shape would cost more than it gains.
+_OPTIONS: dict[str, dict[str, str]] = {"CUDAExecutionProvider": {"cudnn_conv_algo_search": "HEURISTIC"}}
+
+
+class Session:
+    """An ONNX file, ready to run.
+
+    Parameters
+    ----------
+    model : bytes or path
+        The file or its content.
+    providers : sequence of str, optional
+        Execution providers in order of preference: "cpu", "cuda", "tensorrt", "openvino", "coreml", "directml", or
+        ONNX Runtime's names. One that does not become active is an error. Default: CUDA where it works, else the CPU.
+    threads : int, optional
+        Threads of the network on the CPU. Default: all usable cores.
+
+    Attributes
+    ----------
+    providers : tuple of str
+        The providers that are active.
+    metadata : mapping of str to str
+        The file's `metadata_props`.
+
+    Raises
+    ------
+    ProviderError
+        If ONNX Runtime is missing or a provider that was asked for is not to be had.
+    ModelError
+        If the file is not a model that ONNX Runtime can load.
+    """
+
+    def __init__(
+        self, model: bytes | str | Path, *, providers: Sequence[str] | None = None, threads: int | None = None
+    ) -> None:
+        if threads is not None and threads < 0:
+            raise CellrtError(f"expected threads of at least 0 (0: all usable cores), got {threads}")
+        ort = _onnxruntime()
+        wanted = _choose_providers(ort, providers)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads or kernels.usable_cores()
+        options.inter_op_num_threads = 1
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.log_severity_level = 4  # errors arrive as exceptions; nothing is printed into a host's terminal
+        # Our kernels run between two calls: threads that spin while they wait would take the cores from them.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Plans of past shapes are kept for reuse otherwise, and images come in many shapes.
+        options.enable_mem_pattern = False
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        source, content = _content(model)
+        try:
+            self._session = ort.InferenceSession(
+                content,
+                sess_options=options,
+                providers=[(name, _OPTIONS.get(name, {})) for name in wanted],
+            )
+        except Exception as error:  # onnxruntime's exceptions share no base class of their own
+            raise ModelError(
+                f"expected a whole ONNX model, got {source} that ONNX Runtime cannot load ({_first_line(error)}); "
+                "copy or export it again"
+            ) from error
+        # What a run used goes back to the system when it ends: measured to cost no time, and a host that segments
+        # now and then does not hold a gigabyte in between.
+        self._run_options = ort.RunOptions()
+        self._run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        self.providers: tuple[str, ...] = tuple(self._session.get_providers())
+        self.metadata: Mapping[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+        if wanted[0] not in self.providers:
+            if providers is not None:
+                raise ProviderError(
+                    f"expected provider {wanted[0]} to be active, got {', '.join(self.providers)}; check its drivers "
+                    "and libraries, or ask for another provider"
+                )
+            _log.warning("%s is installed but does not work here; running on the CPU", wanted[0])
+
+    @property
+    def inputs(self) -> dict[str, list[Any]]:
+        """Names and shapes of the graph's inputs; a string or None stands for a free dimension."""
+        return {node.name: list(node.shape) for node in self._session.get_inputs()}
+
+    @property
+    def outputs(self) -> dict[str, list[Any]]:
+        """Names and shapes of the graph's outputs."""
+        return {node.name: list(node.shape) for node in self._session.get_outputs()}
+
+    def run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """Run the network on a batch, float32 (N, C, Y, X); returns its outputs by name."""
+        try:
+            values = self._session.run(None, {INPUT: batch}, self._run_options)
+        except Exception as error:
+            raise CellrtError(
+                f"expected the network to run on a batch of shape {batch.shape}, got: {_first_line(error)}; if memory "
+                "is short, ask for more and smaller tiles with tiles=(y, x)"
+            ) from error
+        return dict(zip(self.outputs, values, strict=True))
+
+
+@functools.cache
+def _onnxruntime() -> Any:
+    """The module, its CPU arena set up, or an error that says how to install it."""
+    try:
+        ort = importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise ProviderError(
+            'expected ONNX Runtime to be installed, got none; run: pip install "cellrt[cpu]" (CUDA: "cellrt[gpu]")'
+        ) from error
+    # The arena grows by what is asked for (1) instead of to the next power of two: a third less memory at the peak.
+    ort.create_and_register_allocator(
+        ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT),
+        ort.OrtArenaCfg({"arena_extend_strategy": 1}),
+    )
+    return ort
+
+
+def _choose_providers(ort: Any, providers: Sequence[str] | None) -> list[str]:
+    """ONNX Runtime's names of the providers to ask for, the CPU last."""
+    available = ort.get_available_providers()
+    if providers is None:
+        return [name for name in (_PROVIDERS["cuda"], _PROVIDERS["cpu"]) if name in available]
+    if isinstance(providers, str):
+        providers = [providers]
+    names = [_PROVIDERS.get(name.lower(), name) for name in providers]
+    if not names:
+        raise ProviderError("expected at least one provider, got none; leave providers out for the default")
+    for name in names:
+        if name not in available:
+            raise ProviderError(
+                f"expected one of the providers {', '.join(available)}, got {name}; install the ONNX Runtime that has "
+                'it (CUDA: pip install "cellrt[gpu]")'
+            )
+    return names
+
+
+def _content(model: bytes | str | Path) -> tuple[str, bytes]:
+    """What to call the model in a message, and its bytes."""
+    if isinstance(model, bytes):
+        return f"{len(model)} bytes", model
+    try:
+        return str(model), Path(model).read_bytes()
+    except OSError as error:
+        raise FileError(f"expected a model file, got {model} ({error.strerror}); check the path") from error
+
+
+def _first_line(error: Exception) -> str:
+    """The first line of a message of ONNX Runtime."""
+    return str(error).strip().split("\n", 1)[0]

@@ -1,0 +1,126 @@
+"""The geometry of tiles: integers only, no arrays.
+
+|<------------------- read ------------------->|          All tiles read the same number of pixels. Neighbours
++----------------------------------------------+          overlap by at least twice the halo; each keeps what is
+|  halo  |<------------ keep ------------>| halo|          further than the halo from a cut. At the image's own
++----------------------------------------------+          edges nothing is cut, so nothing is dropped there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cellrt.errors import CellrtError
+
+Span = tuple[int, int]  # begin, end: half open, in pixels
+Window = tuple[int, int, int, int]  # y_begin, y_end, x_begin, x_end: half open, in samples of a map
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One call of the network: what it reads of the padded image, and which part of its output counts."""
+
+    read_y: Span
+    read_x: Span
+    keep_y: Span
+    keep_x: Span
+
+    @property
+    def origin(self) -> tuple[int, int]:
+        """The pixel (y, x) of the padded image at which the tile begins."""
+        return (self.read_y[0], self.read_x[0])
+
+    def window(self, grid: tuple[int, int]) -> Window:
+        """What the tile keeps, in samples of its own maps; `grid` is the pixels per sample (y, x)."""
+        (top, left), (gy, gx) = self.origin, grid
+        return (
+            (self.keep_y[0] - top) // gy,
+            (self.keep_y[1] - top) // gy,
+            (self.keep_x[0] - left) // gx,
+            (self.keep_x[1] - left) // gx,
+        )
+
+
+def padded(shape: tuple[int, int], multiple: tuple[int, int]) -> tuple[int, int]:
+    """The smallest legal input that holds an image of `shape`."""
+    return (-(-shape[0] // multiple[0]) * multiple[0], -(-shape[1] // multiple[1]) * multiple[1])
+
+
+def plan(
+    shape: tuple[int, int],
+    *,
+    halo: tuple[int, int],
+    multiple: tuple[int, int],
+    max_pixels: int,
+    tiles: tuple[int, int] | None = None,
+) -> tuple[Tile, ...]:
+    """Cover an image with tiles in row-major order, every pixel kept once.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        The padded image, multiples of `multiple`.
+    halo : (int, int)
+        How far a cut spoils the output; rounded up to `multiple`.
+    multiple : (int, int)
+        Reads begin and end at multiples of this.
+    max_pixels : int
+        Most pixels that a tile may read, as far as the halo allows. Of the divisions that respect it, the one that
+        computes the fewest pixels in all is taken.
+    tiles : (int, int), optional
+        How many tiles along y and x, instead; fewer are used where the halo leaves no room for as many.
+    """
+    halo = padded(halo, multiple)
+    if tiles is not None:
+        if len(tiles) != 2 or min(tiles) < 1:
+            raise CellrtError(f"expected tiles as two numbers (y, x), at least 1 each, got {tiles!r}")
+        counts = tiles
+    else:
+        counts = _best_counts(shape, halo, multiple, max_pixels)
+    rows = _axis(shape[0], halo[0], multiple[0], counts[0])
+    columns = _axis(shape[1], halo[1], multiple[1], counts[1])
+    return tuple(Tile(ry, rx, ky, kx) for ry, ky in rows for rx, kx in columns)
+
+
+def _best_counts(
+    shape: tuple[int, int], halo: tuple[int, int], multiple: tuple[int, int], max_pixels: int
+) -> tuple[int, int]:
+    """The numbers of tiles along y and x that compute the fewest pixels within `max_pixels` a tile."""
+    most_y, most_x = (max(1, side // step) for side, step in zip(shape, multiple, strict=True))
+    best, best_cost = (1, 1), (True, shape[0] * shape[1] + 1)
+    for n_y in range(1, most_y + 1):
+        height = _read_size(shape[0], halo[0], multiple[0], n_y)
+        n_x, width = 1, shape[1]
+        while height * width > max_pixels and n_x < most_x:
+            n_x += 1
+            width = _read_size(shape[1], halo[1], multiple[1], n_x)
+        too_large = height * width > max_pixels
+        cost = (too_large, height * width if too_large else n_y * height * n_x * width)
+        if cost < best_cost:
+            best, best_cost = (n_y, n_x), cost
+        if n_x == 1 and not too_large:
+            break  # more rows than this only add overlap
+    return best
+
+
+def _read_size(side: int, halo: int, multiple: int, n: int) -> int:
+    """What each of n tiles along an axis reads."""
+    if n == 1:
+        return side
+    read = -(-(side + 2 * halo * (n - 1)) // n)
+    return min(side, -(-read // multiple) * multiple)
+
+
+def _axis(side: int, halo: int, multiple: int, n: int) -> list[tuple[Span, Span]]:
+    """Read and keep spans along one axis."""
+    read = _read_size(side, halo, multiple, n)
+    stride = read - 2 * halo
+    spans: list[tuple[Span, Span]] = []
+    begin = keep = 0
+    while begin + read < side:
+        keep_end = begin + read - halo
+        spans.append(((begin, begin + read), (keep, keep_end)))
+        keep = keep_end
+        begin = min(begin + stride, side - read)
+    spans.append(((begin, begin + read), (keep, side)))
+    return spans
