@@ -1,0 +1,274 @@
+"""The torch networks: shapes in comments, layer names of the original program.
+
+Doors: a network takes a float32 image (N, C, Y, X) and gives float32 maps (N, M, Y/g, X/g), channels in the
+order the runtime expects; `load_keras_h5` and `save_keras_folder` move the weights of `StarNet2D` from and to
+a StarDist model folder, which the original program and `cellrt export stardist` both read.
+Not here: normalisation, padding, training, ONNX.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cellrt.errors import ModelError
+from cellrt_export import keras_h5
+
+# Options of a StarDist configuration that StarNet2D has one way of doing; another value is refused.
+_FIXED_OPTIONS: dict[str, Any] = {
+    "n_dim": 2,
+    "backbone": "unet",
+    "n_classes": None,
+    "unet_kernel_size": [3, 3],
+    "unet_pool": [2, 2],
+    "unet_activation": "relu",
+    "unet_last_activation": "relu",
+    "unet_batch_norm": False,
+    "unet_dropout": 0.0,
+    "unet_expansion": 2,
+    "unet_prefix": "",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StarConfig2D:
+    """Architecture of a 2D StarDist U-Net; the field names are the keys of its config.json."""
+
+    n_channel_in: int = 1
+    """Image channels."""
+    n_rays: int = 32
+    """Ray lengths predicted per grid point."""
+    grid: tuple[int, int] = (2, 2)
+    """Subsampling of the maps along y and x, powers of 2."""
+    unet_n_depth: int = 3
+    """Number of poolings inside the U-Net (those that reach the grid come on top)."""
+    unet_n_filter_base: int = 32
+    """Filters at the finest level; each level has twice as many as the one above."""
+    unet_n_conv_per_depth: int = 2
+    """Convolutions per level."""
+    net_conv_after_unet: int = 128
+    """Filters of the last shared convolution, 0 for none."""
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> StarConfig2D:
+        """Read a parsed config.json; missing keys take StarDist's defaults, where grid is (1, 1)."""
+        for key, expected in _FIXED_OPTIONS.items():
+            value = config.get(key, expected)
+            value = list(value) if isinstance(value, tuple) else value
+            if value != expected:
+                raise ModelError(f"expected {key} = {expected!r}, got {value!r}: StarNet2D has no such option")
+        known = {"grid": (1, 1)} | {f.name: config[f.name] for f in fields(cls) if f.name in config}
+        return cls(**known | {"grid": tuple(known["grid"])})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give every architecture key of config.json, fixed ones included."""
+        chosen = asdict(self) | {"grid": list(self.grid)}
+        shape = [None, None, self.n_channel_in]
+        derived = {"axes": "YXC", "n_channel_out": 1 + self.n_rays, "net_input_shape": shape}
+        return _FIXED_OPTIONS | chosen | derived | {"net_mask_shape": [None, None, 1]}
+
+    @property
+    def multiple(self) -> tuple[int, int]:
+        """Image sizes along y and x must be multiples of these, pixels."""
+        return self.grid[0] * 2**self.unet_n_depth, self.grid[1] * 2**self.unet_n_depth
+
+
+class _Conv(nn.Conv2d):
+    """Convolution with a bias and padding "same": kernels are odd and strides 1, so both sides get as much."""
+
+    bias: Tensor
+
+    def __init__(self, channels: int, filters: int, kernel: int) -> None:
+        super().__init__(channels, filters, kernel, padding=kernel // 2)
+        nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
+        nn.init.zeros_(self.bias)
+
+
+class StarNet2D(nn.Module):
+    """The StarDist 2D network: image (N, C, Y, X) -> maps (N, 1 + n_rays, Y/grid, X/grid).
+
+    Channel 0 of the maps is the object probability in [0, 1], the others are ray lengths in pixels of the image.
+    `layer_names` lists StarDist's layers in the order of its weight files, those without weights (input, pooling,
+    upsampling, concatenation) included; `layers` has the convolutions among them.
+
+    Source: Schmidt et al. 2018, "Cell Detection with Star-convex Polygons"; the U-Net block of CSBDeep.
+    """
+
+    def __init__(self, config: StarConfig2D) -> None:
+        super().__init__()
+        self.config = config
+        self.convs = nn.ModuleDict()
+        self.layer_names = ["input"]
+        base, depth, repeats = config.unet_n_filter_base, config.unet_n_depth, config.unet_n_conv_per_depth
+        channels = config.n_channel_in
+
+        def conv(name: str, filters: int, kernel: int = 3) -> None:
+            nonlocal channels
+            self.convs[name] = _Conv(channels, filters, kernel)
+            self.layer_names.append(name)
+            channels = filters
+
+        def weightless(kind: str, index: int) -> None:
+            # Keras numbers automatic names from the second on: concatenate, concatenate_1, ...
+            self.layer_names.append(kind if index == 0 else f"{kind}_{index}")
+
+        # grid stage: pool until the maps have their subsampling
+        self.grid_pools: list[tuple[int, int]] = []
+        pooled = (1, 1)
+        while pooled != config.grid:
+            pool = tuple(2 if goal > done else 1 for goal, done in zip(config.grid, pooled, strict=True))
+            pooled = (pooled[0] * pool[0], pooled[1] * pool[1])
+            if pooled[0] > config.grid[0] or pooled[1] > config.grid[1]:
+                raise ModelError(f"expected a grid of powers of 2, got {config.grid}")
+            for i in range(repeats):
+                index = len(self.grid_pools) * repeats + i
+                conv("conv2d" if index == 0 else f"conv2d_{index}", base)
+            weightless("max_pooling2d", len(self.grid_pools))
+            self.grid_pools.append((pool[0], pool[1]))
+
+        for n in range(depth):
+            for i in range(repeats):
+                conv(f"down_level_{n}_no_{i}", base * 2**n)
+            self.layer_names.append(f"max_{n}")
+        for i in range(repeats - 1):
+            conv(f"middle_{i}", base * 2**depth)
+        conv(f"middle_{repeats}", base * 2 ** max(0, depth - 1))
+        for n in reversed(range(depth)):
+            weightless("up_sampling2d", depth - 1 - n)
+            weightless("concatenate", depth - 1 - n)
+            channels += base * 2**n  # the skip connection
+            for i in range(repeats - 1):
+                conv(f"up_level_{n}_no_{i}", base * 2**n)
+            conv(f"up_level_{n}_no_{repeats}", base * 2 ** max(0, n - 1))
+
+        if config.net_conv_after_unet > 0:
+            conv("features", config.net_conv_after_unet)
+        shared = channels
+        conv("prob", 1, kernel=1)
+        channels = shared
+        conv("dist", config.n_rays, kernel=1)
+
+    @property
+    def layers(self) -> dict[str, _Conv]:
+        """The convolutions by StarDist's names, in the order of `layer_names`."""
+        return {name: layer for name, layer in self.convs.items() if isinstance(layer, _Conv)}
+
+    def forward(self, image: Tensor) -> Tensor:
+        logit, dist = self.logit_and_dist(image)
+        return torch.cat([torch.sigmoid(logit), dist], dim=1)
+
+    def logit_and_dist(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Image (N, C, Y, X) -> logit of the probability (N, 1, y, x), ray lengths (N, n_rays, y, x), pixels.
+
+        Training needs the logit: the cross-entropy of a saturated sigmoid has no gradient.
+        """
+        x = self._trunk(image)
+        layers = self.layers
+        return layers["prob"](x), layers["dist"](x)
+
+    def _trunk(self, x: Tensor) -> Tensor:
+        """Everything before the heads, in the order of `layer_names`."""
+        layers = iter(self.layers.values())
+        repeats, depth = self.config.unet_n_conv_per_depth, self.config.unet_n_depth
+
+        def convs(x: Tensor) -> Tensor:
+            for _ in range(repeats):
+                x = functional.relu(next(layers)(x))
+            return x
+
+        for pool in self.grid_pools:
+            x = functional.max_pool2d(convs(x), pool)
+        skips = []
+        for _ in range(depth):
+            x = convs(x)
+            skips.append(x)
+            x = functional.max_pool2d(x, 2)
+        x = convs(x)
+        for skip in reversed(skips):
+            x = functional.interpolate(x, scale_factor=2, mode="nearest")
+            x = convs(torch.cat([x, skip], dim=1))
+        if self.config.net_conv_after_unet > 0:
+            x = functional.relu(next(layers)(x))
+        return x
+
+
+def load_keras_h5(net: StarNet2D, path: str | Path) -> None:
+    """Fill `net` with the weights of a StarDist .h5 file (Keras 2 or 3 layout).
+
+    Layers are matched by their order, as Keras does: automatic names such as conv2d_7 depend on the session
+    that wrote the file. Kernels are (ky, kx, in, out) in the file, (out, in, ky, kx) in torch.
+    """
+    stored = keras_h5.read(Path(path)).layers
+    if len(stored) != len(net.layers):
+        raise ModelError(
+            f"expected {len(net.layers)} layers with weights, got {len(stored)} in {path}: "
+            "build the network from the config.json of the same folder"
+        )
+    for conv, layer in zip(net.layers.values(), stored, strict=True):
+        kernel, bias = layer.arrays
+        weight = torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy())
+        if weight.shape != conv.weight.shape:
+            raise ModelError(
+                f"expected a kernel {tuple(conv.weight.shape)} (out, in, y, x) for layer {layer.name}, "
+                f"got {tuple(weight.shape)}: the file belongs to another configuration"
+            )
+        with torch.no_grad():
+            conv.weight.copy_(weight)
+            conv.bias.copy_(torch.from_numpy(bias))
+
+
+def save_keras_h5(net: StarNet2D, path: str | Path) -> None:
+    """Write the weights of `net` as StarDist's Keras 3 does: `<layer>/<layer>/kernel` and `.../bias`."""
+    layers = net.layers
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = net.layer_names
+        file.attrs["backend"] = "tensorflow"  # whose kernel layout this is
+        file.attrs["keras_version"] = "3.0.0"
+        for name in [*net.layer_names, "top_level_model_weights"]:
+            group = file.create_group(name)
+            conv = layers.get(name)
+            if conv is None:
+                group.attrs["weight_names"] = np.zeros(0)
+                continue
+            group.attrs["weight_names"] = [f"{name}/kernel", f"{name}/bias"]
+            weights = group.create_group(name)
+            weights["kernel"] = conv.weight.detach().cpu().numpy().transpose(2, 3, 1, 0)
+            weights["bias"] = conv.bias.detach().cpu().numpy()
+
+
+def save_keras_folder(
+    net: StarNet2D,
+    folder: str | Path,
+    *,
+    thresholds: Mapping[str, float],
+    training: Mapping[str, Any],
+) -> None:
+    """Write a StarDist model folder: config.json, thresholds.json, weights_best.h5.
+
+    Parameters
+    ----------
+    thresholds : {"prob": ..., "nms": ...}, each in (0, 1).
+    training : the `train_...` keys of config.json; StarDist accepts only keys it knows.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(net.config.to_dict() | dict(training)))
+    (folder / "thresholds.json").write_text(json.dumps({key: thresholds[key] for key in ("prob", "nms")}))
+    save_keras_h5(net, folder / "weights_best.h5")
+
+
+def load_keras_folder(folder: str | Path) -> StarNet2D:
+    """Open a StarDist 2D model folder as a torch network (weights_best.h5)."""
+    folder = Path(folder)
+    net = StarNet2D(StarConfig2D.from_dict(json.loads((folder / "config.json").read_text())))
+    load_keras_h5(net, folder / "weights_best.h5")
+    return net.eval()

@@ -1,0 +1,254 @@
+"""The layers of a StarDist 2D U-Net, their weights out of a Keras file, and their ONNX graph.
+
+    image (N, C, Y, X)
+      grid stage   convolutions + pooling until the maps have their grid
+      U-Net        down: convolutions, remember, pool; middle; up: upsample, concatenate, convolutions
+      heads        features -> prob (sigmoid), dist (linear); features_class -> prob_class (softmax)
+    maps (N, 1 + rays [+ classes + 1], Y/gy, X/gx), in that order
+
+`trunk` lists the layers once; matching weights, writing nodes and measuring reach (receptive_field) all walk that
+list. Layers meet their weights by order and shape, as StarDist itself loads them: automatic names such as conv2d_7
+depend on the session that wrote the file. Source: `StarDist2D._build`, CSBDeep's `unet_block`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellrt.errors import ModelError
+from cellrt_export import activations
+from cellrt_export.keras_h5 import StoredLayer, StoredWeights
+from cellrt_export.onnxfile import GraphBuilder
+from cellrt_export.star_folder import Pair, StarConfig
+
+_BATCH_NORM_EPSILON = 1e-3  # Keras's default, which StarDist does not change
+_MOST_FILTERS = 65536
+# Names that StarDist gives its last layers in every version: where the file has one, it must be at its place.
+_HEAD_NAMES = frozenset({"features", "features_class", "prob", "dist", "prob_class"})
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A convolution with bias, stride 1 and as many samples out as in, [batch normalisation,] an activation."""
+
+    name: str
+    kernel: Pair
+    n_in: int
+    n_out: int
+    activation: str
+    batch_norm: bool = False
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The largest of each (y, x) block."""
+
+    name: str
+    size: Pair
+
+
+@dataclass(frozen=True)
+class Remember:
+    """Keep these maps for the `Up` that mirrors this level."""
+
+
+@dataclass(frozen=True)
+class Up:
+    """Repeat each sample `size` times, then append the channels of the maps remembered last."""
+
+    name: str
+    size: Pair
+
+
+Step = Conv | Pool | Remember | Up
+
+
+@dataclass(frozen=True)
+class Network:
+    """The layers of a U-Net in the order in which they run, which is the order in the weights file."""
+
+    trunk: tuple[Step, ...]
+    features: Conv | None
+    features_class: Conv | None
+    prob: Conv
+    dist: Conv
+    prob_class: Conv | None
+
+    def convolutions(self) -> Iterator[Conv]:
+        """The layers that have weights, in the order of the file."""
+        yield from (step for step in self.trunk if isinstance(step, Conv))
+        heads = (self.features, self.features_class, self.prob, self.dist, self.prob_class)
+        yield from (head for head in heads if head is not None)
+
+
+def network(config: StarConfig) -> Network:
+    """List the layers of a configuration. Raises `ModelError` for an activation without ONNX form or absurd widths."""
+    for activation in (config.unet_activation, config.unet_last_activation):
+        activations.require_supported(activation)
+    steps: list[Step] = []
+    n_channels = config.n_channel_in
+    per_level = config.unet_n_conv_per_depth
+
+    def conv(name: str, n_out: int, activation: str = config.unet_activation, batch_norm: bool = False) -> None:
+        nonlocal n_channels
+        if not 1 <= n_out <= _MOST_FILTERS:
+            raise ModelError(
+                f"expected 1..{_MOST_FILTERS} filters in layer {name}, got {n_out} by unet_n_filter_base and "
+                "unet_expansion in config.json; use the config.json StarDist wrote"
+            )
+        steps.append(Conv(name, config.unet_kernel_size, n_channels, n_out, activation, batch_norm))
+        n_channels = n_out
+
+    pooled = (1, 1)
+    stage = 0
+    while pooled != config.grid:  # never with batch normalisation, whatever the U-Net has
+        size = (1 + (config.grid[0] > pooled[0]), 1 + (config.grid[1] > pooled[1]))
+        for index in range(per_level):
+            conv(f"grid_{stage}_no_{index}", config.unet_n_filter_base)
+        steps.append(Pool(f"grid_pool_{stage}", size))
+        pooled = (pooled[0] * size[0], pooled[1] * size[1])
+        stage += 1
+
+    norm, depth = config.unet_batch_norm, config.unet_n_depth
+    n_skip = []
+    for level in range(depth):
+        for index in range(per_level):
+            conv(f"down_level_{level}_no_{index}", config.n_filters(level), batch_norm=norm)
+        n_skip.append(n_channels)
+        steps += [Remember(), Pool(f"max_{level}", config.unet_pool)]
+    for index in range(per_level - 1):
+        conv(f"middle_{index}", config.n_filters(depth), batch_norm=norm)
+    conv(f"middle_{per_level}", config.n_filters(max(0, depth - 1)), batch_norm=norm)
+    for level in reversed(range(depth)):
+        steps.append(Up(f"up_{level}", config.unet_pool))
+        n_channels += n_skip[level]
+        for index in range(per_level - 1):
+            conv(f"up_level_{level}_no_{index}", config.n_filters(level), batch_norm=norm)
+        last = config.unet_activation if level > 0 else config.unet_last_activation
+        conv(f"up_level_{level}_no_{per_level}", config.n_filters(max(0, level - 1)), last, norm)
+
+    n_features = config.net_conv_after_unet
+
+    def features(name: str) -> Conv | None:
+        if n_features == 0:
+            return None
+        return Conv(name, config.unet_kernel_size, n_channels, n_features, config.unet_activation)
+
+    def head(name: str, n_out: int, activation: str) -> Conv:
+        return Conv(name, (1, 1), n_features or n_channels, n_out, activation)
+
+    classes = config.n_classes
+    return Network(
+        trunk=tuple(steps),
+        features=features("features"),
+        features_class=None if classes is None else features("features_class"),
+        prob=head("prob", 1, "sigmoid"),
+        dist=head("dist", config.n_rays, "linear"),
+        prob_class=None if classes is None else head("prob_class", classes + 1, "softmax"),
+    )
+
+
+Kernels = dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]  # name: ((out, in, ky, kx), (out,))
+
+
+def match_weights(layers: Network, stored: StoredWeights) -> Kernels:
+    """Give every convolution its kernel and bias, batch normalisation folded in.
+
+    Raises
+    ------
+    ModelError
+        If the number of layers or a shape differs from the configuration, or a named layer is not at its place.
+    """
+    remaining = iter(stored.layers)
+    kernels: Kernels = {}
+    position = 0
+
+    def take(conv: Conv, role: str, shapes: tuple[tuple[int, ...], ...]) -> StoredLayer:
+        nonlocal position
+        position += 1
+        layer = next(remaining, None)
+        misplaced = layer is not None and layer.name in _HEAD_NAMES and layer.name != conv.name
+        if layer is None or layer.shapes != shapes or misplaced:
+            got = "the end of the file" if layer is None else f"{_shapes(layer.shapes)} ({layer.name})"
+            raise ModelError(
+                f"weights do not fit config.json: expected layer {position} with weights to be {conv.name} "
+                f"({role} {_shapes(shapes)}), got {got} in {stored.file_name}; "
+                "use the config.json that was saved beside these weights"
+            )
+        return layer
+
+    for conv in layers.convolutions():
+        kernel, bias = take(conv, "kernel, bias", ((*conv.kernel, conv.n_in, conv.n_out), (conv.n_out,))).arrays
+        if conv.batch_norm:
+            norm = take(conv, "batch normalisation", ((conv.n_out,),) * 4)
+            kernel, bias = _fold(kernel, bias, norm)
+        kernels[conv.name] = kernel.transpose(3, 2, 0, 1), bias
+    if extra := [layer.name for layer in remaining]:
+        raise ModelError(
+            f"weights do not fit config.json: expected {position} layers with weights, got {len(extra)} more in "
+            f"{stored.file_name} (from {extra[0]} on); use the config.json that was saved beside these weights"
+        )
+    return kernels
+
+
+def _shapes(shapes: tuple[tuple[int, ...], ...]) -> str:
+    return " and ".join(str(shape) for shape in shapes)
+
+
+def _fold(
+    kernel: NDArray[np.float32], bias: NDArray[np.float32], norm: StoredLayer
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Fold (x - mean) / sqrt(variance + eps) * gamma + beta into the convolution before it; kernel (ky, kx, in, out).
+
+    In float64, so that one rounding is all that differs from the two layers.
+    """
+    gamma, beta, mean, variance = (array.astype(np.float64) for array in norm.arrays)
+    if (variance < 0).any():
+        raise ModelError(
+            f"expected variances of at least 0 in layer {norm.name!r}, got {variance.min():g}; "
+            "the weights file is damaged, copy it again"
+        )
+    factor = gamma / np.sqrt(variance + _BATCH_NORM_EPSILON)
+    return (kernel * factor).astype(np.float32), ((bias - mean) * factor + beta).astype(np.float32)
+
+
+def build(layers: Network, kernels: Kernels, *, keras_version: int) -> GraphBuilder:
+    """Write the nodes: input `image`, output `maps`."""
+    graph = GraphBuilder()
+
+    def convolve(conv: Conv, x: str) -> str:
+        weight, bias = kernels[conv.name]
+        name = conv.name if conv.activation == "linear" else f"{conv.name}_conv"
+        # Keras's "same": with an even kernel the odd sample of padding comes after
+        before = [(size - 1) // 2 for size in conv.kernel]
+        after = [size // 2 for size in conv.kernel]
+        constants = [graph.constant(f"{conv.name}_kernel", weight), graph.constant(f"{conv.name}_bias", bias)]
+        x = graph.node("Conv", name, [x, *constants], kernel_shape=conv.kernel, pads=before + after)
+        return activations.add_activation(graph, conv.activation, x, name=conv.name, keras_version=keras_version)
+
+    x = "image"
+    remembered: list[str] = []
+    for step in layers.trunk:
+        if isinstance(step, Conv):
+            x = convolve(step, x)
+        elif isinstance(step, Pool):
+            x = graph.node("MaxPool", step.name, [x], kernel_shape=step.size, strides=step.size)
+        elif isinstance(step, Remember):
+            remembered.append(x)
+        else:
+            scales = graph.constant(f"scales_{step.size[0]}_{step.size[1]}", np.array([1, 1, *step.size], np.float32))
+            nearest = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+            x = graph.node("Resize", f"{step.name}_repeat", [x, "", scales], **nearest)
+            x = graph.node("Concat", step.name, [x, remembered.pop()], axis=1)
+
+    shared = x if layers.features is None else convolve(layers.features, x)
+    maps = [convolve(layers.prob, shared), convolve(layers.dist, shared)]
+    if layers.prob_class is not None:
+        of_class = x if layers.features_class is None else convolve(layers.features_class, x)
+        maps.append(convolve(layers.prob_class, of_class))
+    graph.node("Concat", "maps", maps, axis=1)
+    return graph

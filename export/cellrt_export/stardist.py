@@ -1,0 +1,197 @@
+"""A StarDist 2D model folder -> one self-describing ONNX file. No TensorFlow, no torch.
+
+The table of contents of this exporter: star_folder reads the folder, keras_h5 the weights, star_graph makes layers
+and nodes, receptive_field measures, onnxfile checks and writes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import cellrt
+from cellrt import selftest
+from cellrt.errors import CellrtError, ModelError
+from cellrt.manifest import InputSpec, Manifest, PercentileSpec, SelfTestSpec, SourceSpec, StarSpec, TileSpec
+from cellrt.session import Session
+from cellrt_export import onnxfile, receptive_field, star_graph
+from cellrt_export.keras_h5 import read
+from cellrt_export.star_folder import StarConfig, choose_weights, read_config, read_thresholds
+
+_SELF_TEST_SIDE = 96  # pixels: holds sixteen objects of the recipe, and runs in milliseconds
+
+
+@dataclass(frozen=True)
+class ExportSummary:
+    """What was exported, for people and for tests."""
+
+    output: Path
+    manifest: Manifest
+    config: StarConfig
+    weights_file: str
+    n_parameters: int  # as stored, before batch normalisation is folded
+    n_nodes: int
+    n_bytes: int  # of the file
+    seconds: float
+
+    def __str__(self) -> str:
+        """Lines of a table, a key and a value each."""
+        config, head, tile = self.config, self.manifest.head, self.manifest.tile
+        classes = "" if head.n_classes is None else f", {head.n_classes} classes"
+        norm = ", batch normalisation (folded)" if config.unet_batch_norm else ""
+        rows = {
+            "model": f"{self.manifest.name} ({self.weights_file}, sha256 {self.manifest.source.sha256[:12]}...)",
+            "head": f"star, {head.n_rays} rays, grid {_by(head.grid)}{classes}",
+            "network": f"U-Net, depth {config.unet_n_depth}, {config.unet_n_filter_base} filters, "
+            f"kernel {_by(config.unet_kernel_size)}, pool {_by(config.unet_pool)}, {config.unet_activation}{norm}",
+            "channels": f"{config.n_channel_in}",
+            "parameters": f"{self.n_parameters:,} in {self.n_nodes} nodes",
+            "receptive field": f"{_by(tile.receptive_field)} pixels measured, halo {_by(tile.halo)} pixels",
+            "sizes": f"multiples of {_by(tile.multiple)} pixels",
+            "thresholds": f"prob {head.prob_thresh:.4g}, nms {head.nms_thresh:.4g}",
+            "licence": self.manifest.source.licence,
+            "file": f"{self.output}, {self.n_bytes / 1e6:.2f} MB, exported in {self.seconds:.2f} s",
+        }
+        return "\n".join(f"{key:<16} {value}" for key, value in rows.items())
+
+
+def export(
+    folder: str | Path,
+    output: str | Path,
+    *,
+    force: bool = False,
+    normalize: PercentileSpec | None = None,
+    name: str | None = None,
+    licence: str | None = None,
+    prob_thresh: float | None = None,
+    nms_thresh: float | None = None,
+) -> ExportSummary:
+    """Export a StarDist 2D model folder as one ONNX file that says everything about itself.
+
+    Parameters
+    ----------
+    folder : path
+        With config.json, weights (*.h5 or *.hdf5) and, optionally, thresholds.json, as StarDist writes them.
+    output : path
+        The file to write; its folder must exist.
+    force : bool
+        Replace a file that is there.
+    normalize : PercentileSpec, optional
+        The normalisation that the network was trained with. Default: percentiles 1 and 99.8, joint over channels.
+    name : str, optional
+        What the model calls itself. Default: the folder's name.
+    licence : str, optional
+        Licence of the weights. Default: "not stated".
+    prob_thresh, nms_thresh : float, optional
+        In (0, 1), instead of those in thresholds.json.
+
+    Returns
+    -------
+    ExportSummary
+        `str()` of it is a table.
+
+    Raises
+    ------
+    FileError
+        If a file is missing or cannot be written, or `output` is there and not `force`.
+    ModelError
+        If the folder is not a StarDist 2D model, is damaged, or its weights and configuration do not fit.
+
+    Notes
+    -----
+    The maps equal those of StarDist 0.9.2 to float32 rounding. Source: Schmidt et al., "Cell Detection with
+    Star-convex Polygons", MICCAI 2018; https://github.com/stardist/stardist.
+    """
+    start = time.perf_counter()
+    folder, output = Path(folder), Path(output)
+    onnxfile.require_free(output, force=force)
+    for key, value in (("prob_thresh", prob_thresh), ("nms_thresh", nms_thresh)):
+        if value is not None and not 0 < value < 1:
+            raise CellrtError(f"expected {key} in (0, 1), got {value!r}; leave it out for the folder's own")
+
+    config = read_config(folder)
+    thresholds = read_thresholds(folder)
+    layers = star_graph.network(config)
+    weights = read(choose_weights(folder))
+    graph = star_graph.build(layers, star_graph.match_weights(layers, weights), keras_version=weights.keras_version)
+
+    head = StarSpec(
+        n_rays=config.n_rays,
+        grid=config.grid,
+        prob_thresh=thresholds.prob if prob_thresh is None else prob_thresh,
+        nms_thresh=thresholds.nms if nms_thresh is None else nms_thresh,
+        n_classes=config.n_classes,
+    )
+
+    def assemble(manifest: Manifest | None) -> bytes:
+        return onnxfile.assemble(
+            graph,
+            n_channels=config.n_channel_in,
+            n_maps=head.n_maps,
+            grid=config.grid,
+            version=cellrt.__version__,
+            manifest=manifest,
+        )
+
+    run = _runner(assemble(None))
+    manifest = Manifest(
+        name=name or folder.resolve().name,
+        head=head,
+        input=InputSpec(n_channels=config.n_channel_in),
+        normalize=normalize or PercentileSpec(),
+        tile=_tile_spec(config, layers, run),
+        source=SourceSpec(
+            upstream="stardist",
+            name=folder.resolve().name,
+            sha256=weights.sha256,
+            licence=licence or "not stated",
+            exporter=f"cellrt {cellrt.__version__}",
+        ),
+        selftest=_self_test(config, run),
+    )
+    model = assemble(manifest)
+    onnxfile.check(model, _runner(model), manifest=manifest)
+    onnxfile.write(model, output, force=force)
+    return ExportSummary(
+        output=output,
+        manifest=manifest,
+        config=config,
+        weights_file=weights.file_name,
+        n_parameters=weights.n_parameters,
+        n_nodes=len(graph.nodes),
+        n_bytes=len(model),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _runner(model: bytes) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """The network as a function, on the CPU: the reference that every other provider is compared with."""
+    session = Session(model, providers=["cpu"])
+    return lambda image: session.run(image)["maps"]
+
+
+def _tile_spec(config: StarConfig, layers: star_graph.Network, run: onnxfile.Run) -> TileSpec:
+    """Legal sizes, and how far influence reaches."""
+    grid, multiple = config.grid, config.multiple
+    halo = receptive_field.halo(layers.trunk, layers.features, grid=grid, multiple=multiple)
+    measured = receptive_field.measure(run, n_channels=config.n_channel_in, grid=grid, multiple=multiple)
+    # A network that an impulse does not move: StarDist then measures one with random weights, we take the bound.
+    return TileSpec(multiple=multiple, receptive_field=measured or halo, halo=halo)
+
+
+def _self_test(config: StarConfig, run: onnxfile.Run) -> SelfTestSpec:
+    """Run the recipe of `cellrt selftest`."""
+    height, width = (-(-_SELF_TEST_SIDE // step) * step for step in config.multiple)
+    maps = run(selftest.recipe(config.n_channel_in, (height, width)))[0]
+    if not np.isfinite(maps).all():
+        raise ModelError("expected finite maps, got NaN or infinity from the self-test; use other weights")
+    return selftest.summarise(maps, (height, width))
+
+
+def _by(pair: tuple[int, int]) -> str:
+    return f"{pair[0]} x {pair[1]}"
