@@ -34,13 +34,15 @@ class BuildNative(build_ext):
     def build_extensions(self) -> None:
         is_msvc = self.compiler.compiler_type == "msvc"
         flags = MSVC_FLAGS if is_msvc else UNIX_FLAGS
+        # Not build_temp: an editable install throws that away, and the kernels do not depend on the Python version.
+        folder = f"build/kernels.{self.plat_name}"
 
         def compile_kernel(source: str) -> str:
-            (kernel_object,) = self.compiler.object_filenames([source], output_dir=self.build_temp)
-            if self.force or newer_group([source, *HEADERS], kernel_object):
+            (kernel_object,) = self.compiler.object_filenames([source], output_dir=folder)
+            if newer_group([source, *HEADERS, "setup.py"], kernel_object):
                 self.compiler.compile(
                     [source],
-                    output_dir=self.build_temp,
+                    output_dir=folder,
                     macros=MACROS,
                     include_dirs=INCLUDE_DIRS,
                     extra_postargs=flags,

@@ -60,7 +60,8 @@ const Number* elements(const char* name, const py::object& object, const std::ve
     }
     const auto array = py::reinterpret_borrow<py::array>(object);
     const std::vector<py::ssize_t> got(array.shape(), array.shape() + array.ndim());
-    if (got != shape) raise(CELLRT_ERROR_ARGUMENT, expected + " of shape " + shape_text(shape) + ", got " + shape_text(got));
+    if (got != shape)
+        raise(CELLRT_ERROR_ARGUMENT, expected + " of shape " + shape_text(shape) + ", got " + shape_text(got));
     if (!(array.flags() & py::array::c_style))
         raise(CELLRT_ERROR_ARGUMENT, expected + " contiguous: use numpy.ascontiguousarray(" + name + ")");
     return static_cast<const Number*>(array.data());
@@ -107,15 +108,16 @@ void add(StarNms2D& self, const py::object& prob, const py::object& dist, const 
 }
 
 py::tuple survivors(const StarNms2D& self, float nms_thresh, std::int64_t max_pairs, std::int32_t n_threads) {
-    if (n_threads < 0) raise(CELLRT_ERROR_ARGUMENT, "expected n_threads of at least 0, got " + std::to_string(n_threads));
+    if (n_threads < 0)
+        raise(CELLRT_ERROR_ARGUMENT, "expected n_threads of at least 0, got " + std::to_string(n_threads));
     StarNms2D::Survivors found = without_gil(
         [&] { return self.survivors(nms_thresh, max_pairs, nullptr, n_threads); },
         [&](std::int32_t status) -> std::string {
             if (status == CELLRT_ERROR_CAPACITY)
                 return "expected at most " + std::to_string(max_pairs) +
                        " pairs of overlapping candidates to compare, got more: raise prob_thresh or max_pairs";
-            return "expected nms_thresh between 0 and 1 and max_pairs of at least 0, got " + std::to_string(nms_thresh) +
-                   " and " + std::to_string(max_pairs);
+            return "expected nms_thresh between 0 and 1 and max_pairs of at least 0, got " +
+                   std::to_string(nms_thresh) + " and " + std::to_string(max_pairs);
         });
     const auto n = static_cast<py::ssize_t>(found.prob.size());
     py::object class_prob = py::none();

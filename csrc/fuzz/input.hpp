@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <vector>
 
@@ -46,5 +47,5 @@ private:
 
 // Ends the program where the fuzzer sees it.
 inline void expect(bool condition) {
-    if (!condition) __builtin_trap();
+    if (!condition) std::abort();
 }

@@ -69,8 +69,9 @@ CELLRT_API int32_t cellrt_usable_cores(void);
  * percents   n_percents values in [0, 100]
  * values     n_percents doubles
  *
- * O(pixels) time. u8 and u16: one histogram pass. f32: two radix-histogram passes, no copy of the image.
- * Less than 2 MiB of scratch per thread. f32 with NaN or infinity: CELLRT_ERROR_DATA. No pixels: CELLRT_ERROR_ARGUMENT. */
+ * O(pixels) time. u8 and u16: one histogram pass. f32: two radix-histogram passes for up to two percents, one more for
+ * every further two; no copy of the image. Scratch: 4 MiB, and 1 MiB per thread. f32 with NaN or infinity:
+ * CELLRT_ERROR_DATA. No pixels: CELLRT_ERROR_ARGUMENT. */
 CELLRT_API int32_t cellrt_percentiles_u8(const uint8_t *image, int64_t n_channels, int64_t n_y, int64_t n_x,
                                          int64_t stride_channel, int64_t stride_y, int64_t stride_x,
                                          const double *percents, int32_t n_percents, int32_t n_threads, double *values);
@@ -142,7 +143,7 @@ CELLRT_API int32_t cellrt_star_candidates_2d(const float *maps, int32_t n_rays, 
  * n_kept      how many candidates survive
  * kept        n int64: the indices of the survivors in descending order of probability; the rest is left alone
  *
- * Scratch: about (24 + 16 * n_rays) * n bytes. */
+ * Scratch: about 20 bytes per candidate, and per survivor at most 3 KiB. */
 CELLRT_API int32_t cellrt_star_nms_2d(const float *prob, const float *dist, const int32_t *points, int64_t n,
                                       int32_t n_rays, float nms_thresh, int64_t max_pairs, const int32_t *cancel,
                                       int32_t n_threads, int64_t *n_kept, int64_t *kept);

@@ -64,8 +64,14 @@ void count_in_pieces(std::int64_t n_pixels, int n_threads, std::size_t n_counter
 }
 
 // How many neighbouring pixels are counted in histograms of their own. Neighbours are often equal, and adding to the
-// same counter twice in a row has to wait for the first sum to arrive in memory.
-constexpr std::size_t n_lanes = 2;
+// same counter again has to wait until the last sum has arrived in memory.
+constexpr int n_lanes = 2;
+
+// Adds the histograms of both lanes up to one of n counters.
+void add_lanes(Counts& counts, std::size_t n) {
+    for (std::size_t i = 0; i < n; ++i) counts[i] += counts[n + i];
+    counts.resize(n);
+}
 
 // The histogram of an integer image, one counter per value.
 template <typename Pixel>
@@ -73,26 +79,17 @@ Counts histogram(const PixelRuns<Pixel>& runs, int n_threads) {
     constexpr std::size_t n_values = std::size_t{1} << (8 * sizeof(Pixel));
     Counts total;
     const auto count = [&](std::int64_t begin, std::int64_t end, std::uint32_t* counts) {
-        std::uint32_t* const even = counts;
-        std::uint32_t* const odd = counts + n_values;
         runs.for_each(begin, end, [&](const Pixel* pixels, std::int64_t n, std::int64_t step) {
             std::int64_t i = 0;
-            if (step == 1) {
-                for (; i + 4 <= n; i += 4) {
-                    Pixel four[4];
-                    std::memcpy(four, pixels + i, sizeof four);
-                    ++even[four[0]];
-                    ++odd[four[1]];
-                    ++even[four[2]];
-                    ++odd[four[3]];
-                }
+            for (; i + 2 <= n; i += 2) {
+                ++counts[pixels[i * step]];
+                ++counts[n_values + pixels[(i + 1) * step]];
             }
-            for (; i < n; ++i) ++even[pixels[i * step]];
+            if (i < n) ++counts[pixels[i * step]];
         });
     };
     count_in_pieces(runs.size(), n_threads, n_lanes * n_values, count, total);
-    for (std::size_t value = 0; value < n_values; ++value) total[value] += total[n_values + value];
-    total.resize(n_values);
+    add_lanes(total, n_values);
     return total;
 }
 
@@ -129,23 +126,37 @@ float value_of(std::uint32_t key) {
     return value;
 }
 
+// Calls visit(keys, n) for the keys of a run, some at a time: the arithmetic vectorises, the counting cannot.
+template <typename Visit>
+void for_each_keys(const float* pixels, std::int64_t n, std::int64_t step, const Visit& visit) {
+    constexpr std::int64_t n_at_once = 1024;
+    std::uint32_t keys[n_at_once];
+    for (std::int64_t begin = 0; begin < n; begin += n_at_once) {
+        const std::int64_t count = std::min(n_at_once, n - begin);
+        const float* const some = pixels + begin * step;
+        if (step == 1) {
+            for (std::int64_t i = 0; i < count; ++i) keys[i] = key_of(some[i]);
+        } else {
+            for (std::int64_t i = 0; i < count; ++i) keys[i] = key_of(some[i * step]);
+        }
+        visit(keys, count);
+    }
+}
+
 // Order statistics of a float image.
 void select(const PixelRuns<float>& runs, int n_threads, std::vector<std::int64_t>& ranks, std::vector<double>& found) {
     Counts upper;
     const auto count_upper = [&](std::int64_t begin, std::int64_t end, std::uint32_t* counts) {
-        std::uint32_t* const even = counts;
-        std::uint32_t* const odd = counts + n_halves;
         runs.for_each(begin, end, [&](const float* pixels, std::int64_t n, std::int64_t step) {
-            std::int64_t i = 0;
-            for (; i + 2 <= n; i += 2) {
-                ++even[key_of(pixels[i * step]) >> 16];
-                ++odd[key_of(pixels[(i + 1) * step]) >> 16];
-            }
-            if (i < n) ++even[key_of(pixels[i * step]) >> 16];
+            for_each_keys(pixels, n, step, [&](const std::uint32_t* keys, std::int64_t n_keys) {
+                for (std::int64_t i = 0; i < n_keys; ++i) {
+                    ++counts[static_cast<std::size_t>(i % n_lanes) * n_halves + (keys[i] >> 16)];
+                }
+            });
         });
     };
     count_in_pieces(runs.size(), n_threads, n_lanes * n_halves, count_upper, upper);
-    for (std::size_t half = 0; half < n_halves; ++half) upper[half] += upper[n_halves + half];
+    add_lanes(upper, n_halves);
 
     // Infinities and NaNs have the largest exponent: both ends of the order.
     const std::size_t infinity = key_of(INFINITY) >> 16;
@@ -173,11 +184,12 @@ void select(const PixelRuns<float>& runs, int n_threads, std::vector<std::int64_
         Counts lower;
         const auto count_lower = [&](std::int64_t begin, std::int64_t end, std::uint32_t* counts) {
             runs.for_each(begin, end, [&](const float* pixels, std::int64_t n, std::int64_t step) {
-                for (std::int64_t i = 0; i < n; ++i) {
-                    const std::uint32_t key = key_of(pixels[i * step]);
-                    const std::size_t slot = slot_of[key >> 16];
-                    if (slot != 0) ++counts[(slot - 1) * n_halves + (key & 0xffffu)];
-                }
+                for_each_keys(pixels, n, step, [&](const std::uint32_t* keys, std::int64_t n_keys) {
+                    for (std::int64_t i = 0; i < n_keys; ++i) {
+                        const std::size_t slot = slot_of[keys[i] >> 16];
+                        if (slot != 0) ++counts[(slot - 1) * n_halves + (keys[i] & 0xffffu)];
+                    }
+                });
             });
         };
         count_in_pieces(runs.size(), n_threads, n_used * n_halves, count_lower, lower);

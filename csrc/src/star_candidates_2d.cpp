@@ -54,6 +54,7 @@ void star_candidates_2d(const float* maps, std::int32_t n_rays, std::int32_t n_c
                 if (row_maps[x] > prob_thresh) columns.push_back(x);
             }
             const auto n = static_cast<std::int64_t>(columns.size());
+            if (n == 0) continue;
             const std::int64_t* const column = columns.data();
 
             for (std::int64_t i = 0; i < n; ++i) {

@@ -1,4 +1,4 @@
-// Greedy non-maximum suppression of star-convex polygons: one call for a list, one class for a list that comes in tiles.
+// Greedy non-maximum suppression of star-convex polygons: one call for a list, one class for tiles of a list.
 #pragma once
 
 #include <cstdint>

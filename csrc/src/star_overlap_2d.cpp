@@ -94,9 +94,10 @@ void Outline::assign(const Vertex* vertices, int n) {
     }
     std::size_t begin = 0, end = corners_.size();
     while (end - begin >= 3) {
-        if (same(corners_[end - 1], corners_[begin]) || collinear(corners_[end - 2], corners_[end - 1], corners_[begin]))
+        const Vertex first = corners_[begin], last = corners_[end - 1];
+        if (same(last, first) || collinear(corners_[end - 2], last, first))
             --end;
-        else if (collinear(corners_[end - 1], corners_[begin], corners_[begin + 1]))
+        else if (collinear(last, first, corners_[begin + 1]))
             ++begin;
         else
             break;
@@ -148,19 +149,24 @@ void OverlapSweep::finish_piece(Active& active, std::int64_t y, std::int64_t x) 
     active.begin_x = x;
 }
 
-// Find every edge's side again, from left to right; an edge whose side changes at this scanline ends its piece there.
+// Find an edge's side again from the winding numbers to its left; if it changes, its piece ends here.
+void OverlapSweep::update_side(Active& active, std::int64_t y, std::int64_t x) {
+    const std::int32_t direction = active.edge->direction;
+    const std::int32_t own = active.winding[active.polygon], others = active.winding[1 - active.polygon];
+    const std::int32_t side = others != 0 ? (own + direction != 0) - (own != 0) : 0;
+    if (side == active.side) return;
+    finish_piece(active, y, x);
+    active.side = side;
+}
+
+// Find all winding numbers and sides again, from left to right.
 void OverlapSweep::update_sides(std::int64_t y) {
     std::int32_t winding[2] = {0, 0};
-    std::int32_t inside = 0;
     for (Active& active : active_) {
+        active.winding[0] = winding[0];
+        active.winding[1] = winding[1];
         winding[active.polygon] += active.edge->direction;
-        const std::int32_t now_inside = winding[0] != 0 && winding[1] != 0;
-        const std::int32_t side = now_inside - inside;
-        inside = now_inside;
-        if (side != active.side) {
-            finish_piece(active, y, active.x);
-            active.side = side;
-        }
+        update_side(active, y, active.x);
     }
 }
 
@@ -252,7 +258,7 @@ std::size_t OverlapSweep::insert(const Edge& edge, std::int32_t polygon, std::si
         if (edge.top.y > old.top.y ? edge.top.x < x_at(old, edge.top.y) : old.top.x > x_at(edge, old.top.y)) break;
     }
     active_.insert(active_.begin() + static_cast<std::ptrdiff_t>(place),
-                   Active{&edge, x, edge.bottom.y, x, 0, polygon, false});
+                   Active{&edge, x, edge.bottom.y, x, 0, {0, 0}, polygon, false});
     return place;
 }
 
@@ -265,7 +271,7 @@ void OverlapSweep::insert_minimum(const Outline::Minimum& minimum, std::int32_t 
         const std::int64_t x = active_[left].x;
         while (right < active_.size() && active_[right].x == x) ++right;
         active_.insert(active_.begin() + static_cast<std::ptrdiff_t>(right),
-                       Active{&right_edge, x, minimum.y, x, 0, polygon, true});
+                       Active{&right_edge, x, minimum.y, x, 0, {0, 0}, polygon, true});
     } else {
         right = insert(right_edge, polygon, right);
     }
@@ -277,12 +283,12 @@ void OverlapSweep::insert_minimum(const Outline::Minimum& minimum, std::int32_t 
 // Exchange the edges that cross between two scanlines. active_[i].x already holds the x at top_y.
 void OverlapSweep::cross(std::int64_t bottom_y, std::int64_t top_y) {
     const auto n = static_cast<std::int32_t>(active_.size());
-    const auto at = [](std::vector<std::int32_t>& values, std::int32_t i) -> std::int32_t& {
-        return values[static_cast<std::size_t>(i)];
-    };
+    const auto order = [this](std::int32_t place) -> std::int32_t& { return order_[static_cast<std::size_t>(place)]; };
+    const auto place = [this](std::int32_t index) -> std::int32_t& { return place_[static_cast<std::size_t>(index)]; };
+    const auto active = [this](std::int32_t index) -> Active& { return active_[static_cast<std::size_t>(index)]; };
     order_.resize(active_.size());
     place_.resize(active_.size());
-    for (std::int32_t i = 0; i < n; ++i) at(order_, i) = at(place_, i) = i;
+    for (std::int32_t i = 0; i < n; ++i) order(i) = place(i) = i;
 
     // Bubble sort: each exchange of neighbours is one crossing.
     crossings_.clear();
@@ -290,47 +296,44 @@ void OverlapSweep::cross(std::int64_t bottom_y, std::int64_t top_y) {
     for (std::int32_t end = n - 1; end > 0 && changed; --end) {
         changed = false;
         for (std::int32_t i = 0; i < end; ++i) {
-            const Active& left = active_[static_cast<std::size_t>(at(order_, i))];
-            const Active& right = active_[static_cast<std::size_t>(at(order_, i + 1))];
+            const Active &left = active(order(i)), &right = active(order(i + 1));
             if (left.x <= right.x) continue;
             const Vertex point = crossing_point(*left.edge, *right.edge, bottom_y, top_y, left.x);
-            Crossing crossing{at(order_, i), at(order_, i + 1), point.y, point.x};
-            std::size_t place = crossings_.size();  // from the bottom up
-            crossings_.push_back(crossing);
-            for (; place > 0 && crossings_[place - 1].y < point.y; --place) crossings_[place] = crossings_[place - 1];
-            crossings_[place] = crossing;
-            std::swap(at(order_, i), at(order_, i + 1));
+            crossings_.push_back({order(i), order(i + 1), point.y, point.x});
+            std::swap(order(i), order(i + 1));
             changed = true;
         }
     }
+    const auto is_lower = [](const Crossing& a, const Crossing& b) { return a.y > b.y; };
+    if (crossings_.size() > 1) std::stable_sort(crossings_.begin(), crossings_.end(), is_lower);
 
-    for (std::int32_t i = 0; i < n; ++i) at(order_, i) = i;
+    for (std::int32_t i = 0; i < n; ++i) order(i) = i;
     for (std::size_t i = 0; i < crossings_.size(); ++i) {
         // Only neighbours can be exchanged: rounding may have put a crossing before one that must come first.
-        std::size_t j = i;
-        while (j + 1 < crossings_.size() && std::abs(at(place_, crossings_[j].left) - at(place_, crossings_[j].right)) != 1)
-            ++j;
-        std::swap(crossings_[i], crossings_[j]);
+        std::size_t next = i;
+        while (next < crossings_.size() && place(crossings_[next].right) - place(crossings_[next].left) != 1) ++next;
+        if (next == crossings_.size()) break;
+        std::swap(crossings_[i], crossings_[next]);
         const Crossing crossing = crossings_[i];
-        std::swap(at(order_, at(place_, crossing.left)), at(order_, at(place_, crossing.right)));
-        std::swap(at(place_, crossing.left), at(place_, crossing.right));
-
-        std::int32_t winding[2] = {0, 0};
-        std::int32_t inside = 0;
-        for (const std::int32_t k : order_) {
-            Active& active = active_[static_cast<std::size_t>(k)];
-            winding[active.polygon] += active.edge->direction;
-            const std::int32_t now_inside = winding[0] != 0 && winding[1] != 0;
-            const std::int32_t side = now_inside - inside;
-            inside = now_inside;
-            if (side != active.side) {
-                finish_piece(active, crossing.y, crossing.x);
-                active.side = side;
-            }
-        }
+        const std::int32_t left_place = place(crossing.left);
+        Active &left = active(crossing.left), &right = active(crossing.right);
+        std::swap(order(left_place), order(left_place + 1));
+        std::swap(place(crossing.left), place(crossing.right));
+        right.winding[left.polygon] -= left.edge->direction;
+        left.winding[right.polygon] += right.edge->direction;
+        const bool begins = left.side == 0 && right.side == 0;
+        update_side(left, crossing.y, crossing.x);
+        update_side(right, crossing.y, crossing.x);
+        if (!begins || right.side == 0 || left_place == 0) continue;
+        // As share_vertex(), where the result begins at a crossing.
+        Active& before = active(order(left_place - 1));
+        if (before.side == 0 || before.edge->top.y >= crossing.y || right.edge->top.y >= crossing.y) continue;
+        const std::int64_t x = x_at(*right.edge, crossing.y);
+        if (x_at(*before.edge, crossing.y) == x && look_parallel(*before.edge, x, *right.edge, x, crossing.y))
+            finish_piece(before, crossing.y, crossing.x);
     }
     scratch_.clear();
-    for (const std::int32_t k : order_) scratch_.push_back(active_[static_cast<std::size_t>(k)]);
+    for (const std::int32_t index : order_) scratch_.push_back(active_[static_cast<std::size_t>(index)]);
     active_.swap(scratch_);
 }
 
@@ -347,9 +350,10 @@ std::int64_t OverlapSweep::twice_area(const Outline& first, const Outline& secon
                                                      next_minimum[1] + second.minima().size()};
     std::int64_t y = std::max(next_minimum[0]->y, next_minimum[1]->y);
     for (;;) {
-        for (std::int32_t polygon = 0; polygon < 2; ++polygon)
-            for (; next_minimum[polygon] != last_minimum[polygon] && next_minimum[polygon]->y == y; ++next_minimum[polygon])
-                insert_minimum(*next_minimum[polygon], polygon);
+        for (std::int32_t polygon = 0; polygon < 2; ++polygon) {
+            const Outline::Minimum*& next = next_minimum[polygon];
+            for (; next != last_minimum[polygon] && next->y == y; ++next) insert_minimum(*next, polygon);
+        }
         finish_minima(y);
 
         // The scanbeam above goes up to the next vertex.
