@@ -8,7 +8,7 @@ STAMPS := .stamps
 PIP := $(BIN)/pip --disable-pip-version-check --quiet install --constraint constraints.txt
 NATIVE := setup.py pyproject.toml $(wildcard csrc/include/*.h csrc/src/*.hpp csrc/src/*.cpp csrc/bindings/*)
 
-.PHONY: demo test minimal lint format typecheck sanitize bench build wheel clean help
+.PHONY: demo test minimal lint format library sanitize bench build wheel clean help
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -37,12 +37,16 @@ build: $(STAMPS)/build ## build the package in place
 demo: $(STAMPS)/demo ## segment a real micrograph with a bundled model
 	$(BIN)/python examples/demo.py
 
-test: $(STAMPS)/test ## run all tests, the C tests under sanitizers among them
-	$(MAKE) --no-print-directory sanitize
+test: $(STAMPS)/test library sanitize ## run all tests, the C tests under sanitizers among them
 	$(BIN)/python -m pytest
 
 minimal: $(STAMPS)/build ## the quick tests that gate a wheel
 	$(BIN)/python -m pytest tests/test_minimal.py
+
+library: $(STAMPS)/test ## the C library and its tests, without Python
+	$(BIN)/cmake -S csrc -B build/library -DCMAKE_BUILD_TYPE=Release
+	$(BIN)/cmake --build build/library --parallel 2
+	$(BIN)/ctest --test-dir build/library --output-on-failure
 
 sanitize: $(STAMPS)/test ## the C tests under address and undefined-behaviour sanitizers
 	$(BIN)/cmake -S csrc -B build/sanitize -DCMAKE_BUILD_TYPE=Debug -DCELLRT_SANITIZE=ON

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,8 +34,7 @@ Normalize = PercentileSpec | tuple[float, float] | Literal["model"] | None
 
 def bundled_models() -> dict[str, Path]:
     """Names and files of the models that ship with cellrt."""
-    folder = Path(str(resources.files("cellrt"))) / "models"
-    return {path.stem: path for path in sorted(folder.glob("*.onnx"))}
+    return {path.stem: path for path in sorted((Path(__file__).parent / "models").glob("*.onnx"))}
 
 
 def load(model: str | Path | bytes, *, providers: Sequence[str] | None = None, threads: int | None = None) -> Model:

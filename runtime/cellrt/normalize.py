@@ -23,9 +23,8 @@ def normalize(
 ) -> NDArray[np.float32]:
     """Normalise, cast and pad an image.
 
-    csbdeep's ``normalize``: (image - low) / (high - low + eps) in float32, the percentiles taken from the raw pixels in
-    double precision with linear interpolation. (From float32 pixels numpy 2 interpolates in float32 instead, which
-    moves a percentile by at most the gap between two neighbouring grey values times 0.01 per megapixel.)
+    csbdeep's ``normalize``: (image - low) / (high - low + eps) in float32, the percentiles taken from the raw pixels as
+    `numpy.percentile` does (linear interpolation, in double precision for integers and in float32 for float32).
 
     Parameters
     ----------

@@ -6,7 +6,6 @@ itself on the spot, without data.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +32,8 @@ def recipe(n_channels: int, shape: tuple[int, int]) -> NDArray[np.float32]:
 
 def summarise(maps: NDArray[np.float32], shape: tuple[int, int]) -> SelfTestSpec:
     """What the manifest keeps of the maps (C, Y, X) that came out of the recipe of `shape`."""
+    import hashlib  # here: it costs a tenth of the import of this package, and only the self-test needs it
+
     means = maps.astype(np.float64).mean(axis=(1, 2))
     return SelfTestSpec(
         shape=shape,

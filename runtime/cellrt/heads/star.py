@@ -71,8 +71,9 @@ class Collector:
         spans: list[int] = []
         for axis in range(2):
             first = origin[axis] // self._spec.grid[axis]
-            start = max(window[2 * axis], self._begin - first)
-            spans += [start, max(start, min(window[2 * axis + 1], self._end[axis] - first))]
+            begin, end = window[2 * axis], window[2 * axis + 1]
+            begin = min(max(begin, self._begin - first), end)
+            spans += [begin, max(begin, min(end, self._end[axis] - first))]
         if len(maps) != self._spec.n_maps:
             raise CellrtError(
                 f"expected {self._spec.n_maps} maps (probability, {self._spec.n_rays} rays, "
@@ -115,7 +116,7 @@ class Collector:
         """
         max_pairs = MAX_PAIRS_PER_CANDIDATE * max(len(self._nms), 256)
         prob, dist, points, class_prob = self._nms.survivors(self._nms_thresh, max_pairs, self._threads)
-        centres = points * np.array(scale, np.float64)
+        centres = points.astype(np.float64) * scale
         coords = kernels.star_outlines_2d(dist, centres, scale=scale, threads=self._threads).reshape(-1, 2)
         offsets = np.arange(len(prob) + 1, dtype=np.int64) * self._spec.n_rays
         # Stronger over weaker; of equals the later, as upstream's stable ascending sort has it.
