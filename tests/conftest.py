@@ -1,0 +1,42 @@
+"""Where the recorded outputs of the originals are, and the models exported from them.
+
+tests/golden is part of the project. The larger set of recordings lies beside a developer's checkout and is used when it
+is there; without it those tests are skipped and say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+GOLDEN = ROOT / "tests" / "golden" / "stardist"
+REFERENCE = ROOT.parent / "shared" / "reference" / "stardist"
+DATA = ROOT.parent / "shared" / "data"
+
+
+def reference_file(*parts: str) -> Path:
+    """A file of the large set of recordings, or skip the test."""
+    path = REFERENCE.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"the recorded outputs of StarDist are not here ({'/'.join(parts)})")
+    return path
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """Export a StarDist folder once per test run; gives the ONNX file."""
+    stardist = pytest.importorskip("cellrt_export.stardist", reason="the exporter's requirements are not installed")
+    folder = tmp_path_factory.mktemp("models")
+    files: dict[Path, Path] = {}
+
+    def export(source: Path) -> Path:
+        if source not in files:
+            output = folder / f"{len(files)}_{source.name}.onnx"
+            stardist.export(source, output)
+            files[source] = output
+        return files[source]
+
+    return export

@@ -1,0 +1,82 @@
+"""The door of images: axes, channels, dtypes; views where they can be."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cellrt.errors import ImageError
+from cellrt.image import as_image
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "channels", "n_channels", "expected"),
+    [
+        ((5, 6), None, None, 1, (1, 5, 6)),
+        ((5, 6, 3), None, None, 3, (3, 5, 6)),
+        ((3, 5, 6), None, None, 3, (3, 5, 6)),
+        ((3, 5, 3), None, None, 3, (3, 3, 5)),  # both fit: the last axis, as upstream
+        ((1, 5, 6), None, None, 1, (1, 5, 6)),
+        ((5, 6, 1), None, None, 1, (1, 5, 6)),
+        ((5, 6, 3), None, 1, 1, (1, 5, 6)),
+        ((4, 50, 60), None, (3, 0), 2, (2, 50, 60)),
+        ((6, 5), "XY", None, 1, (1, 5, 6)),
+        ((1, 1, 5, 6), "TZYX", None, 1, (1, 5, 6)),
+        ((1, 5, 6, 3), "CYXS", None, 3, (3, 5, 6)),
+        ((2, 5, 6, 1), "CYXS", None, 2, (2, 5, 6)),
+        ((5, 3, 6), "ycx", None, 3, (3, 5, 6)),
+    ],
+)
+def test_axes(shape, axes, channels, n_channels, expected):
+    array = np.arange(np.prod(shape), dtype=np.uint16).reshape(shape)
+    result = as_image(array, axes, channels, n_channels=n_channels)
+    assert result.shape == expected
+    if channels != (3, 0):  # anything but a shuffle of channels is a view
+        assert np.shares_memory(result, array)
+
+
+def test_channel_order_and_pixels():
+    array = np.random.default_rng(0).integers(0, 255, (4, 5, 3), np.uint8)
+    assert np.array_equal(as_image(array, n_channels=3), np.moveaxis(array, -1, 0))
+    assert np.array_equal(as_image(array, channels=(2, 0), n_channels=2)[1], array[..., 0])
+    assert np.array_equal(as_image(array, axes="XYC", n_channels=3), array.transpose(2, 1, 0))
+
+
+@given(st.sampled_from(["?", "i1", "u1", ">u2", "<u2", "i4", "u8", "f2", ">f4", "f8"]))
+def test_dtypes_keep_their_values(dtype):
+    array = np.array([[0, 1], [1, 0]]).astype(dtype)
+    result = as_image(array, n_channels=1)
+    assert result.dtype.isnative
+    assert np.array_equal(result[0], array.astype(float))
+
+
+def test_unaligned_record_field():
+    records = np.zeros((3, 4), dtype=[("flag", "u1"), ("value", "<f4")])
+    records["value"] = np.arange(12).reshape(3, 4)
+    result = as_image(records["value"], n_channels=1)
+    assert result.flags.aligned
+    assert np.array_equal(result[0], records["value"])
+
+
+@pytest.mark.parametrize(
+    ("array", "arguments", "message"),
+    [
+        (np.zeros((0, 5)), {}, "expected an image with pixels"),
+        (np.zeros(5), {}, "2 or 3 axes"),
+        (np.zeros((2, 3, 4, 5)), {}, "name them"),
+        (np.zeros((5, 6, 3)), {}, "choose among its channels"),
+        (np.zeros((5, 6)), {"n_channels": 3}, "expected an image with 3 channels, got 1 channel"),
+        (np.zeros((7, 5, 6)), {"axes": "ZYX"}, "segment the planes one by one"),
+        (np.zeros((5, 6)), {"axes": "YXC"}, "expected 3 axes"),
+        (np.zeros((5, 6)), {"axes": "YY"}, "expected axes of the letters"),
+        (np.zeros((5, 6)), {"axes": "YQ"}, "expected axes of the letters"),
+        (np.zeros((5, 6, 3)), {"channels": 3}, r"expected channels in 0\.\.2, got 3"),
+        (np.zeros((5, 6, 3)), {"channels": (-1,)}, r"expected channels in 0\.\.2, got -1"),
+        (np.zeros((5, 6, 3)), {"channels": "red"}, "counted from 0"),
+        (np.zeros((5, 6), complex), {}, "expected an image of numbers"),
+        (np.array([["a"]]), {}, "expected an image of numbers"),
+    ],
+)
+def test_bad_images_are_refused(array, arguments, message):
+    with pytest.raises(ImageError, match=message):
+        as_image(array, **{"n_channels": 1, **arguments})

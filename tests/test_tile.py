@@ -1,0 +1,70 @@
+"""Tiles: every pixel kept once, halos respected, little computed twice."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cellrt.errors import CellrtError
+from cellrt.stitch import place
+from cellrt.tile import padded, plan
+
+axes = st.tuples(st.integers(1, 60), st.integers(0, 70), st.sampled_from([1, 2, 4, 16]), st.integers(1, 9))
+
+
+@given(axes, axes, st.sampled_from([256, 4096, 100_000, 10**9]), st.booleans())
+def test_laws(y, x, max_pixels, chosen):
+    multiple = (y[2], x[2])
+    shape, halo = (y[0] * multiple[0], x[0] * multiple[1]), (y[1], x[1])
+    tiles = plan(shape, halo=halo, multiple=multiple, max_pixels=max_pixels, tiles=(y[3], x[3]) if chosen else None)
+    covered = np.zeros(shape, int)
+    sizes = set()
+    for tile in tiles:
+        covered[slice(*tile.keep_y), slice(*tile.keep_x)] += 1
+        sizes.add((tile.read_y[1] - tile.read_y[0], tile.read_x[1] - tile.read_x[0]))
+        spans = ((tile.read_y, tile.keep_y), (tile.read_x, tile.keep_x))
+        for (read, keep), side, reach, step in zip(spans, shape, halo, multiple, strict=True):
+            assert all(edge % step == 0 for edge in (*read, *keep))
+            assert 0 <= read[0] <= keep[0] < keep[1] <= read[1] <= side
+            assert read[0] == 0 or keep[0] - read[0] >= reach  # cut edges are a halo away
+            assert read[1] == side or read[1] - keep[1] >= reach
+    assert (covered == 1).all()
+    assert len(sizes) == 1  # one fixed shape
+    if not chosen and len(tiles) > 1:
+        ((height, width),) = sizes
+        assert height * width <= max_pixels or min(height - 2 * halo[0], width - 2 * halo[1]) <= 4 * max(multiple)
+
+
+def test_one_tile_when_it_fits():
+    assert len(plan((512, 512), halo=(96, 96), multiple=(16, 16), max_pixels=512 * 512)) == 1
+
+
+def test_few_pixels_are_computed_twice():
+    tiles = plan((2048, 2048), halo=(112, 112), multiple=(16, 16), max_pixels=2_500_000)
+    computed = sum((t.read_y[1] - t.read_y[0]) * (t.read_x[1] - t.read_x[0]) for t in tiles)
+    assert computed / 2048**2 < 1.12
+
+
+def test_large_images_plan_quickly():
+    tiles = plan((100_000, 100_000), halo=(112, 112), multiple=(16, 16), max_pixels=2_500_000)
+    assert 4000 < len(tiles) < 8000
+
+
+@pytest.mark.parametrize("tiles", [(0, 1), (1, -1), (1, 2, 3)])
+def test_bad_counts_are_refused(tiles):
+    with pytest.raises(CellrtError, match="expected tiles as two numbers"):
+        plan((64, 64), halo=(8, 8), multiple=(16, 16), max_pixels=10**6, tiles=tiles)
+
+
+def test_padded():
+    assert padded((229, 256), (16, 16)) == (240, 256)
+    assert padded((1, 1), (8, 16)) == (8, 16)
+
+
+def test_place_puts_tiles_together():
+    whole = np.random.default_rng(0).random((3, 40, 60)).astype(np.float32)
+    result = np.full_like(whole, np.nan)
+    for tile in plan((80, 240), halo=(8, 16), multiple=(4, 8), max_pixels=10**9, tiles=(3, 4)):
+        (y0, y1), (x0, x1) = tile.read_y, tile.read_x
+        place(result, whole[:, y0 // 2 : y1 // 2, x0 // 4 : x1 // 4], tile, (2, 4))
+    assert np.array_equal(result, whole)

@@ -1,0 +1,422 @@
+"""Files out: what other programs read back is what the instances hold, and no failure leaves a file behind."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import json
+import os
+import sys
+import uuid
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from cellrt import write as write_module
+from cellrt.errors import CellrtError, FileError
+from cellrt.instances import Instances
+from cellrt.write import FORMATS, Format, write
+from cellrt.write.overlay import MIN_SIDE, PALETTE_ON_BRIGHT, PALETTE_ON_DARK, draw
+from cellrt.write.polygons import write_geojson
+
+tifffile = pytest.importorskip("tifffile")
+roifile = pytest.importorskip("roifile")
+Image = pytest.importorskip("PIL.Image")
+
+N_RAYS = 16
+
+
+def discs(points: np.ndarray, radius: float, shape: tuple[int, int], classes: np.ndarray | None = None) -> Instances:
+    """Round objects; a later one covers the earlier ones."""
+    n = len(points)
+    y, x = np.ogrid[: shape[0], : shape[1]]
+    labels = np.zeros(shape, np.int32)
+    for label, point in enumerate(points, start=1):
+        labels[(y - point[0]) ** 2 + (x - point[1]) ** 2 <= radius**2] = label
+    angles = np.linspace(0, 2 * np.pi, N_RAYS, endpoint=False)
+    rays = radius * np.stack([np.sin(angles), np.cos(angles)], axis=1)
+    coords = (np.reshape(points, (-1, 1, 2)) + rays).reshape(-1, 2).astype(np.float32)
+    return Instances(
+        labels=labels,
+        scores=np.linspace(0.9, 0.5, n, dtype=np.float32),
+        points=np.reshape(points, (-1, 2)).astype(np.float32),
+        outlines=(coords, np.arange(n + 1, dtype=np.int64) * N_RAYS),
+        classes=classes,
+    )
+
+
+def outlined(polygons: list[np.ndarray]) -> Instances:
+    """Instances of which only the outlines matter."""
+    n = len(polygons)
+    offsets = np.concatenate([[0], np.cumsum([len(polygon) for polygon in polygons])]).astype(np.int64)
+    coords = np.concatenate([np.zeros((0, 2)), *polygons]).astype(np.float32)
+    return Instances(
+        np.zeros((4, 4), np.int32), np.ones(n, np.float32), np.full((n, 2), 3, np.float32), (coords, offsets)
+    )
+
+
+def geojson(instances: Instances) -> dict[str, Any]:
+    """Instances -> GeoJSON -> Python."""
+    buffer = io.BytesIO()
+    write_geojson(instances, np.zeros(len(instances), np.int64), {}, buffer)
+    content: dict[str, Any] = json.loads(buffer.getvalue())
+    return content
+
+
+THREE = discs(np.array([(10, 12), (30.5, 20.25), (11, 14)]), 6.0, (48, 40))
+NONE = discs(np.zeros((0, 2)), 6.0, (48, 40))
+PICTURE = np.random.default_rng(0).integers(0, 4000, (1, 48, 40), dtype=np.uint16)
+
+
+# ---- formats
+
+
+def test_labels_read_back(tmp_path: Path) -> None:
+    (path,) = write(THREE, tmp_path / "cell", ["labels"])
+    assert path == tmp_path / "cell_labels.tif"
+    with tifffile.TiffFile(path) as tif:
+        assert (tif.series[0].axes, tif.series[0].dtype) == ("YX", np.uint16)
+        assert tif.pages[0].compression == tifffile.COMPRESSION.ADOBE_DEFLATE
+        np.testing.assert_array_equal(tif.asarray(), THREE.labels)
+
+
+def test_more_labels_than_uint16_holds(tmp_path: Path) -> None:
+    n = 65_536
+    labels = np.arange(256 * 257, dtype=np.int32).reshape(256, 257) % (n + 1)
+    many = Instances(
+        labels,
+        np.ones(n, np.float32),
+        np.zeros((n, 2), np.float32),
+        (np.zeros((0, 2), np.float32), np.zeros(n + 1, np.int64)),
+    )
+    (path,) = write(many, tmp_path / "cell", ["labels"])
+    got = tifffile.imread(path)
+    assert got.dtype == np.uint32
+    np.testing.assert_array_equal(got, labels)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """A table."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_table(tmp_path: Path) -> None:
+    covered = discs(np.array([(10, 12), (30.5, 20.25), (10, 12)]), 6.0, (48, 40))
+    (path,) = write(covered, tmp_path / "cell", ["csv"])
+    table = rows(path)
+    assert [row["id"] for row in table] == ["1", "2", "3"]
+    for label, row in enumerate(table, start=1):
+        y, x = np.nonzero(covered.labels == label)
+        assert int(row["area"]) == len(y)
+        box = [int(row[key]) for key in ("y_begin", "x_begin", "y_end", "x_end")]
+        # the first object is covered by the third: its row stays, so that ids are labels
+        assert box == ([0, 0, 0, 0] if label == 1 else [y.min(), x.min(), y.max() + 1, x.max() + 1])
+        assert float(row["score"]) == pytest.approx(covered.scores[label - 1], abs=1e-6)
+        assert [float(row["y"]), float(row["x"])] == pytest.approx(covered.points[label - 1].tolist(), abs=0.005)
+        assert row["class"] == ""
+
+
+def test_classes(tmp_path: Path) -> None:
+    classes = np.array([2, 0, 1], np.int32)
+    sorted_cells = discs(np.array([(10, 12), (30, 20), (40, 8)]), 5.0, (48, 40), classes)
+    (path,) = write(sorted_cells, tmp_path / "cell", ["csv"])
+    assert [row["class"] for row in rows(path)] == ["2", "0", "1"]
+    names = ["Tumor, round", "Stroma é"]
+    table, features = write(sorted_cells, tmp_path / "cell", ["csv", "geojson"], class_names=names)
+    assert [row["class"] for row in rows(table)] == ["Stroma é", "background", "Tumor, round"]
+    found = [feature["properties"].get("classification") for feature in json.loads(features.read_bytes())["features"]]
+    assert [entry and entry["name"] for entry in found] == ["Stroma é", None, "Tumor, round"]
+    assert found[0]["color"] != found[2]["color"]
+    with pytest.raises(CellrtError, match=r"expected names for 2 classes, got \['one'\]"):
+        write(sorted_cells, tmp_path / "cell", ["csv"], class_names=["one"])
+
+
+def test_rois_read_back_in_imagej_coordinates(tmp_path: Path) -> None:
+    (path,) = write(THREE, tmp_path / "cell", ["rois"])
+    found = roifile.roiread(path)
+    assert [roi.name for roi in found] == ["001_001", "001_002", "001_003"]
+    for roi, outline in zip(found, THREE.polygons(), strict=True):
+        assert roi.roitype == roifile.ROI_TYPE.POLYGON
+        assert roi.subpixelresolution
+        assert roi.position == 1
+        # the pixel's corner is ImageJ's origin: half a pixel more, (x, y), to the bit
+        np.testing.assert_array_equal(roi.subpixel_coordinates, outline[:, ::-1] + np.float32(0.5))
+        corners = np.rint(roi.subpixel_coordinates)
+        np.testing.assert_array_equal(roi.integer_coordinates + np.array([roi.left, roi.top]), corners)
+        assert (roi.right, roi.bottom) == tuple(corners.max(0))
+
+
+def test_geojson_as_qupath_reads_it(tmp_path: Path) -> None:
+    (path,) = write(THREE, tmp_path / "cell", ["geojson"])
+    content = json.loads(path.read_bytes())
+    assert content["type"] == "FeatureCollection"
+    areas = np.bincount(THREE.labels.ravel())[1:]
+    for index, (feature, outline) in enumerate(zip(content["features"], THREE.polygons(), strict=True)):
+        assert feature["type"] == "Feature"
+        assert feature["geometry"]["type"] == "Polygon"
+        (ring,) = feature["geometry"]["coordinates"]
+        assert ring[0] == ring[-1]
+        np.testing.assert_allclose(ring[:-1], outline[:, ::-1] + 0.5, atol=0.00501)
+        assert feature["properties"]["objectType"] == "detection"
+        measurements = feature["properties"]["measurements"]
+        assert measurements["label"] == index + 1
+        assert measurements["area"] == areas[index]
+        assert measurements["score"] == pytest.approx(THREE.scores[index], abs=1e-6)
+        assert "classification" not in feature["properties"]
+    ids = [uuid.UUID(feature["id"]) for feature in content["features"]]
+    assert len(set(ids)) == len(THREE)
+
+
+def crosses(ring: list[tuple[int, int]]) -> bool:
+    """Slow twin: whether two edges of a closed ring share more than the vertex between neighbours."""
+
+    def side(a: tuple[int, int], b: tuple[int, int], c: tuple[int, int]) -> int:
+        product = (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
+        return (product > 0) - (product < 0)
+
+    def between(a: tuple[int, int], b: tuple[int, int], c: tuple[int, int]) -> bool:
+        return min(a[0], b[0]) <= c[0] <= max(a[0], b[0]) and min(a[1], b[1]) <= c[1] <= max(a[1], b[1])
+
+    n = len(ring) - 1
+    for i in range(n):
+        for j in range(i + 1, n):
+            a, b, c, d = ring[i], ring[i + 1], ring[j], ring[j + 1]
+            shared = {a, b} & {c, d}
+            if len(shared) > (j - i in (1, n - 1)):
+                return True
+            for p, q, r in ((a, b, c), (a, b, d), (c, d, a), (c, d, b)):
+                if r not in shared and side(p, q, r) == 0 and between(p, q, r):
+                    return True
+            if side(a, b, c) * side(a, b, d) < 0 and side(c, d, a) * side(c, d, b) < 0:
+                return True
+    return False
+
+
+def assert_simple(feature: dict[str, Any]) -> None:
+    """A polygon that JTS calls valid, counterclockwise, in hundredths."""
+    (ring,) = feature["geometry"]["coordinates"]
+    vertices = [(round(x * 100), round(y * 100)) for x, y in ring]
+    np.testing.assert_allclose(np.array(vertices) / 100, ring, atol=1e-9)
+    assert len(vertices) >= 4
+    assert not crosses(vertices)
+    a = np.array(vertices)
+    assert np.sum(a[:-1, 0] * a[1:, 1] - a[1:, 0] * a[:-1, 1]) > 0
+
+
+@given(st.lists(hnp.arrays(np.int8, st.tuples(st.integers(0, 9), st.just(2)), elements=st.integers(0, 4)), max_size=4))
+def test_every_outline_becomes_a_simple_ring(polygons: list[np.ndarray]) -> None:
+    features = geojson(outlined(polygons))["features"]
+    assert len(features) == len(polygons)
+    for feature in features:
+        assert_simple(feature)
+
+
+@given(
+    hnp.arrays(np.float32, 12, elements=st.sampled_from([0.001, 0.004, 0.01, 0.5, 3.0, 7.25])),
+    st.tuples(st.integers(0, 2000), st.integers(0, 2000)),
+)
+def test_stars_with_rays_near_zero_become_simple_rings(rays: np.ndarray, point: tuple[int, int]) -> None:
+    angles = np.linspace(0, 2 * np.pi, len(rays), endpoint=False)
+    outline = np.array(point) + rays[:, None] * np.stack([np.sin(angles), np.cos(angles)], axis=1)
+    assert_simple(geojson(outlined([outline]))["features"][0])
+
+
+def test_repairs_keep_the_shape_that_they_can_keep() -> None:
+    square = np.array([(0, 0), (0, 8), (8, 8), (8, 0)])
+    tail = np.array(
+        [(0, 0), (0, 8), (8, 8), (8, 0), (0, 0), (-3, 0), (-3, -3)]
+    )  # a square and a triangle at its corner
+    bow = np.array([(0, 0), (8, 8), (8, 0), (0, 8)])
+    line = np.array([(0, 0), (0, 8), (0, 4)])
+    features = geojson(outlined([square, square[::-1], tail, bow, line, np.zeros((0, 2))]))["features"]
+    rings = [np.array(feature["geometry"]["coordinates"][0][:-1]) - 0.5 for feature in features]
+    corners = {(0, 0), (0, 8), (8, 0), (8, 8)}
+    for ring in rings[:4]:  # of the bow the hull
+        assert {tuple(corner) for corner in ring.tolist()} == corners
+    for ring in rings[4:]:  # without an area: the pixel of the point, (3, 3)
+        assert {tuple(corner) for corner in ring.tolist()} == {(2.5, 2.5), (2.5, 3.5), (3.5, 2.5), (3.5, 3.5)}
+
+
+# ---- overlay
+
+
+def one_square(top: float, left: float, side: float) -> tuple[np.ndarray, np.ndarray]:
+    """The outline of a square."""
+    corners = np.array([(0, 0), (0, 1), (1, 1), (1, 0)]) * side + (top, left)
+    return corners.astype(np.float32), np.array([0, 4])
+
+
+def test_overlay_draws_on_the_outline_and_nowhere_else() -> None:
+    picture = draw(np.zeros((1, MIN_SIDE, 60), np.uint8), one_square(10, 20, 30))
+    assert picture.shape == (MIN_SIDE, 60, 3)
+    lit = picture.any(axis=2)
+    assert lit[10, 20:51].all()
+    assert lit[10:41, 50].all()
+    assert {tuple(colour) for colour in picture[10, 22:49]} == {PALETTE_ON_DARK[0]}
+    lit[8:43, 18:53] = False
+    assert not lit.any()
+    assert not picture[13:38, 23:48].any()
+
+
+def test_overlay_of_a_small_image_is_enlarged_with_its_outline_in_place() -> None:
+    image = np.zeros((1, 100, 200), np.float32)
+    image[:, 40:60, 90:120] = 1
+    picture = draw(image, one_square(39.5, 89.5, 20))
+    assert picture.shape == (600, 1200, 3)
+    # the edge of the bright block, between pixels 89 and 90, is where the left line is
+    coloured = np.nonzero(np.ptp(picture[300].astype(int), axis=1) > 50)[0]
+    assert abs(coloured[coloured < 600].mean() - (90 * 6 - 0.5)) < 0.6
+
+
+@pytest.mark.parametrize(
+    ("channels", "dtype"), [(1, np.float32), (1, bool), (2, np.uint16), (3, np.uint8), (3, np.uint16), (5, np.int16)]
+)
+def test_overlay_of_any_image(channels: int, dtype: type) -> None:
+    image = np.random.default_rng(0).integers(0, 2, (channels, 30, 33)).astype(dtype)
+    assert draw(image, one_square(5, 5, 9)).shape == (240, 264, 3)  # eightfold is the limit
+    constant = draw(np.ones((channels, 30, 33), dtype), (np.zeros((0, 2), np.float32), np.zeros(1, np.int64)))
+    assert len(np.unique(constant)) == 1
+
+
+def test_overlay_gives_objects_that_touch_different_colours() -> None:
+    points = np.stack(np.meshgrid(np.arange(20, 300, 18), np.arange(20, 300, 18)), axis=-1).reshape(-1, 2)
+    crowd = discs(points, 10.0, (MIN_SIDE, 320))
+    picture = draw(np.zeros((1, *crowd.labels.shape), np.uint8), crowd.outlines)
+    colours = [tuple(picture[y + 10, x].tolist()) for y, x in points]  # at the bottom, where no other outline is
+    assert set(colours) <= set(PALETTE_ON_DARK)
+    for i, a in enumerate(points):
+        for j, b in enumerate(points[:i]):
+            assert np.hypot(*(a - b)) > 20 or colours[i] != colours[j]
+
+
+def test_overlay_on_a_bright_image_uses_dark_lines() -> None:
+    image = np.full((3, MIN_SIDE, 60), 230, np.uint8)
+    image[:, :100] = 40
+    picture = draw(image, one_square(510, 20, 30))
+    assert tuple(picture[510, 30]) == PALETTE_ON_BRIGHT[0]
+
+
+def test_overlay_survives_outlines_beyond_the_image() -> None:
+    far = one_square(-5e6, -5e6, 1e7)
+    assert not draw(np.zeros((1, 64, MIN_SIDE), np.uint8), far).any()
+    across = (np.array([(-5e6, 30), (5e6, 30), (5e6, 5e6)], np.float32), np.array([0, 3]))
+    lit = draw(np.zeros((1, 64, MIN_SIDE), np.uint8), across).any(axis=2)
+    assert lit[:, 30].all()
+
+
+# ---- all or nothing
+
+
+def test_every_format_writes_an_empty_result(tmp_path: Path) -> None:
+    paths = write(NONE, tmp_path / "new" / "cell", list(FORMATS), image=PICTURE)
+    assert [path.name for path in paths] == ["cell" + form.suffix for form in FORMATS.values()]
+    assert sorted(paths) == sorted((tmp_path / "new").iterdir())
+    labels, table, rois, features, overlay = paths
+    assert not tifffile.imread(labels).any()
+    assert rows(table) == []
+    assert list(roifile.roiread(rois)) == []
+    assert json.loads(features.read_bytes()) == {"type": "FeatureCollection", "features": []}
+    assert Image.open(overlay).size == (320, 384)
+
+
+def test_the_same_instances_give_the_same_bytes(tmp_path: Path) -> None:
+    first = write(THREE, tmp_path / "a" / "cell", list(FORMATS), image=PICTURE)
+    second = write(THREE, tmp_path / "b" / "other", list(FORMATS), image=PICTURE)
+    for one, other in zip(first, second, strict=True):
+        assert one.read_bytes() == other.read_bytes(), one.name
+
+
+def test_files_have_the_usual_permissions(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    (path,) = write(THREE, tmp_path / "cell.with.dots", ["csv"])
+    assert path.name == "cell.with.dots.csv"
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def failing(error: BaseException) -> Format:
+    """A format that fails in the middle of its file."""
+
+    def fail(_: Any, file: BinaryIO) -> None:
+        file.write(b"half")
+        raise error
+
+    return Format(".fail", "", fail)
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), FileError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+        (MemoryError(), MemoryError),
+    ],
+)
+def test_a_failure_leaves_neither_new_files_nor_changed_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, raised: type[BaseException]
+) -> None:
+    monkeypatch.setitem(FORMATS, "fail", failing(error))
+    (tmp_path / "cell.csv").write_text("older")
+    with pytest.raises(raised) as caught:
+        write(THREE, tmp_path / "cell", ["labels", "csv", "fail"])
+    assert [path.name for path in tmp_path.iterdir()] == ["cell.csv"]
+    assert (tmp_path / "cell.csv").read_text() == "older"
+    if raised is FileError:
+        assert str(caught.value).startswith("expected to write cell_labels.tif, cell.csv, cell.fail into ")
+        assert str(caught.value).endswith("No space left on device; free space there or choose another folder")
+
+
+def test_a_rename_that_fails_leaves_nothing_of_this_call(tmp_path: Path) -> None:
+    (tmp_path / "cell_rois.zip").mkdir()
+    with pytest.raises(FileError):
+        write(THREE, tmp_path / "cell", ["labels", "rois"])
+    assert [path.name for path in tmp_path.iterdir()] == ["cell_rois.zip"]
+
+
+def test_folders_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FileError, match="choose another folder"):
+        write(THREE, tmp_path / "file" / "cell", ["csv"])
+
+    def denied(*_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "replace", denied)
+    with pytest.raises(FileError, match="Permission denied"):
+        write(THREE, tmp_path / "cell", ["csv"])
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_bad_arguments_are_refused_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nan = outlined([np.full((3, 2), np.nan)])
+    for arguments, message in [
+        ((THREE, ["labels", "xml"], None), "expected formats out of labels, csv, rois, geojson, overlay, got 'xml'"),
+        ((THREE, ["overlay"], None), "expected an image to draw the overlay on, got none"),
+        ((THREE, ["overlay"], PICTURE[0]), r"expected an image \(C, 48, 40\), got shape \(48, 40\)"),
+        ((nan, ["labels"], None), "expected finite outlines"),
+    ]:
+        instances, formats, image = arguments
+        with pytest.raises(CellrtError, match=message):
+            write(instances, tmp_path / "cell", formats, image=image)
+    for module, form in (("tifffile", "labels"), ("PIL", "overlay")):
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(CellrtError, match=r'pip install "cellrt\[io\]"'):
+            write(THREE, tmp_path / "cell", ["csv", form], image=PICTURE)
+    assert list(tmp_path.iterdir()) == []
+    assert write(THREE, tmp_path / "cell", []) == []
+
+
+def test_table_and_polygons_need_no_optional_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("tifffile", "PIL", "roifile"):
+        monkeypatch.setitem(sys.modules, module, None)
+    assert len(write(THREE, tmp_path / "cell", ["csv", "rois", "geojson"])) == 3
+
+
+def test_formats_have_different_names() -> None:
+    assert len({form.suffix for form in write_module.FORMATS.values()}) == len(FORMATS)
