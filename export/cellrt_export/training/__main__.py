@@ -101,7 +101,7 @@ def main() -> None:
 
     net = load_keras_folder(out / "best")
     grids = [evaluate(net, samples, probs=_PROBS, nms=_NMS) for samples in validation]
-    chosen = max(range(len(grids[0])), key=lambda i: float(np.mean([grid[i].mean for grid in grids])))
+    chosen = _choose([float(np.mean([grid[i].mean for grid in grids])) for i in range(len(grids[0]))], grids[0])
     thresholds = {"prob": grids[0][chosen].prob, "nms": grids[0][chosen].nms}
     save_keras_folder(net, out / "final", thresholds=thresholds, training=record)
     metrics = {
@@ -114,6 +114,16 @@ def main() -> None:
     }
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1))
     log.info("%s", json.dumps(metrics))
+
+
+def _choose(means: list[float], scores: list[Score]) -> int:
+    """The lowest probability threshold whose mean precision is within 0.01 of the best, the better of equals.
+
+    The precision rises slowly with the threshold and then falls off a cliff, as objects reach no higher: the best
+    place on these images is the edge, where other images lose their dimmer cells.
+    """
+    good = [i for i, mean in enumerate(means) if mean >= max(means) - 0.01]
+    return min(good, key=lambda i: (scores[i].prob, -means[i]))
 
 
 def _names(sets: list[list[Sample]]) -> list[str]:
