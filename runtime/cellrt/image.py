@@ -69,7 +69,7 @@ def as_image(
     if wanted is not None:
         pixels = _take_channels(pixels, wanted)
     if len(pixels) != n_channels:
-        advice = "choose them with channels=" if len(pixels) > n_channels else "check the axes"
+        advice = "choose among them (channels=0, or --channels 0)" if len(pixels) > n_channels else "check the axes"
         raise ImageError(
             f"expected an image with {_count(n_channels)}, got {_count(len(pixels))} "
             f"(shape {np.shape(array)}, axes {axes or 'not given'}); {advice}"
@@ -120,8 +120,8 @@ def _guess_axes(pixels: NDArray[Any], n_channels: int, chosen: bool) -> str:
         if 1 in (shape[0], shape[2]):
             return "YXC" if shape[2] == 1 else "CYX"
         raise ImageError(
-            f"expected an image with {_count(n_channels)}, got shape {shape}; choose among its channels with "
-            "channels=, or name its axes with axes= if it is a stack"
+            f"expected an image with {_count(n_channels)}, got shape {shape}; choose among its channels (channels=0, or "
+            "--channels 0), or name its axes if it is a stack (axes=, --axes)"
         )
     raise ImageError(f"expected an image with 2 or 3 axes, got shape {shape}; name them, for example axes='TCYX'")
 
