@@ -41,6 +41,7 @@ test: $(STAMPS)/test library sanitize ## run all tests, the C tests under saniti
 	$(BIN)/python -m pytest
 
 minimal: $(STAMPS)/build ## the quick tests that gate a wheel
+	$(PIP) pytest
 	$(BIN)/python -m pytest tests/test_minimal.py
 
 library: $(STAMPS)/test ## the C library and its tests, without Python

@@ -755,7 +755,7 @@ def test_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert captured.out == ""
     assert captured.err.startswith("cellrt export: expected no file at")
     assert captured.err.count("\n") == 1
-    assert commands.main([*arguments, "--force", "--percentiles", "99", "1"]) == 1
+    assert commands.main([*arguments, "--force", "--percentiles", "99", "1"]) == 2
 
     for wrong in (["stardist", str(folder)], ["stardist"], [], ["keras", "x"], [*arguments, "--prob-thresh", "2"]):
         assert commands.main(wrong) == 2

@@ -26,7 +26,7 @@ def manifest():
         normalize=PercentileSpec(joint=False),
         tile=TileSpec(multiple=(16, 16), receptive_field=(94, 94), halo=(106, 106)),
         source=SourceSpec(upstream="stardist", name="example", sha256="0" * 64),
-        selftest=SelfTestSpec(shape=(96, 96), digest="1" * 64, means=(0.25,) * 36),
+        selftest=SelfTestSpec(shape=(96, 96), digest="1" * 64, means=(0.25,) * 36, n_objects=9),
     )
 
 
@@ -60,7 +60,8 @@ def edited(manifest, path, value):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("schema", 99, "expected a manifest of schema 1 or older, got 99; upgrade"),
+        ("schema", 99, "expected a manifest of schema 1 to 1, got 99; upgrade"),
+        ("schema", -3, "expected a manifest of schema 1 to 1, got -3"),
         ("schema", ..., "with a schema number"),
         ("head.kind", "hexagons", "expected a head of kind 'star', got 'hexagons'"),
         ("head", 3, "expected a head of kind"),
@@ -75,7 +76,12 @@ def edited(manifest, path, value):
         ("head.class_names", ["a"], "one per class"),
         ("input.n_channels", 0, "expected input.n_channels"),
         ("input", [], "expected manifest.input to be a JSON object, got list"),
-        ("normalize.low", 99.9, "expected normalize"),
+        ("normalize.low", 99.9, "expected percentiles"),
+        ("normalize.low", 10**400, "expected manifest.normalize.low to be float"),
+        ("head.grid", [3, 2], r"expected tile.multiple to be a multiple of the grid"),
+        ("selftest.means", [0.5], "expected selftest.means to be 36 numbers"),
+        ("selftest.shape", [-5, 97], "expected selftest.shape"),
+        ("selftest.tolerance", float("inf"), "expected manifest.selftest.tolerance"),
         ("tile.multiple", [0, 16], "expected tile.multiple"),
         ("tile.halo", [-1, 0], "expected tile.halo"),
     ],
@@ -85,7 +91,7 @@ def test_bad_values_are_refused(manifest, path, value, message):
         Manifest.from_json(edited(manifest, path, value))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"schema": "1"}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"schema": "1"}', "[" * 100_000])
 def test_not_a_manifest(text):
     with pytest.raises(ModelError, match="expected a manifest"):
         Manifest.from_json(text)

@@ -1,5 +1,6 @@
 """The doors of a model: what load and segment refuse, and that nothing depends on how an image lies in memory."""
 
+import json
 import subprocess
 import sys
 import threading
@@ -42,6 +43,8 @@ def test_a_file_is_preferred_to_a_bundled_name(tmp_path, monkeypatch):
     ("source", "error", "message"),
     [
         ("missing.onnx", FileError, "expected a model file, got missing.onnx .*check the path"),
+        ("", ModelError, "bundled models"),
+        ("n" * 300, ModelError, "bundled models"),
         ("nucleus", ModelError, "one of the bundled models .*nuclei.*, got 'nucleus'"),
         (b"", ModelError, "expected a whole ONNX model"),
         (b"\x00\x01garbage" * 100, ModelError, "expected a whole ONNX model"),
@@ -81,11 +84,45 @@ def test_load_refuses_a_foreign_model(content):
         cellrt.load(rewritten(content, lambda text: None))
 
 
+def changed_head(key, value):
+    """An edit of a manifest: another value in the head, and no self-test."""
+
+    def edit(text):
+        data = json.loads(text)
+        data["head"][key] = value
+        if key == "n_rays":
+            data["selftest"] = None
+        return json.dumps(data)
+
+    return edit
+
+
 def test_load_refuses_a_manifest_that_does_not_fit(content):
     with pytest.raises(ModelError, match="as in the manifest"):
-        cellrt.load(rewritten(content, lambda text: text.replace('"n_rays": 32', '"n_rays": 16')))
+        cellrt.load(rewritten(content, changed_head("n_rays", 16)))
     with pytest.raises(ModelError, match="upgrade cellrt"):
         cellrt.load(rewritten(content, lambda text: text.replace('"schema": 1', '"schema": 2')))
+
+
+def test_a_wrong_grid_is_noticed(content):
+    wrong = cellrt.load(rewritten(content, changed_head("grid", [4, 4])))
+    with pytest.raises(ModelError, match="expected maps of shape"):
+        wrong.segment(blobs()[0])
+    with pytest.raises(ModelError, match="expected maps of shape"):
+        wrong.selftest()
+
+
+def test_selftest_counts_cells(content):
+    outcome = cellrt.load(rewritten(content, changed_head("prob_thresh", 0.999))).selftest()
+    assert outcome.largest_difference < 1e-3
+    assert outcome.n_objects < outcome.n_expected
+    assert not outcome.passed
+
+
+def test_an_output_folder_of_its_name_does_not_hide_a_bundled_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nuclei").mkdir()
+    assert cellrt.load("nuclei").manifest.name == "nuclei"
 
 
 def test_providers():
@@ -157,7 +194,12 @@ def test_bad_images_are_refused(model, image, message):
         ({"scale": 0}, "expected scale"),
         ({"scale": (1, 2, 3)}, "expected scale"),
         ({"scale": 1e9}, "expected a scale that leaves"),
+        ({"scale": 300.0}, "expected a scale that leaves"),
+        ({"scale": float("nan")}, "expected scale"),
         ({"tiles": (0, 1)}, "expected tiles"),
+        ({"tiles": 2}, "expected tiles"),
+        ({"tiles": (1.5, 2)}, "expected tiles"),
+        ({"axes": 3}, "expected axes"),
         ({"normalize": (99, 1)}, "expected normalize"),
         ({"normalize": "auto"}, "expected normalize"),
         ({"axes": "ZYX"}, "expected 3 axes"),
@@ -186,7 +228,7 @@ def test_pixels_that_need_no_contrast(model):
 
 def test_scale_and_normalize(model):
     image, n_nuclei = blobs(side=256, pitch=64, radius=20)
-    cells = model.segment(image, scale=0.5, normalize=PercentileSpec(low=2, high=99))
+    cells = model.segment(image, scale=np.float32(0.5), normalize=PercentileSpec(low=2, high=99))
     assert cells.labels.shape == image.shape
     assert len(cells) == n_nuclei
     areas = np.bincount(cells.labels.ravel())[1:]

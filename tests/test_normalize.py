@@ -1,5 +1,7 @@
 """Normalisation and resampling against the plain numpy and scipy expressions that upstream evaluates."""
 
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -74,6 +76,16 @@ def test_double_beyond_single_precision_is_refused():
     pixels = np.linspace(0, 1e39, 64).reshape(1, 8, 8)
     with pytest.raises(ImageError, match="expected"):
         normalize(pixels, None, out_shape=(8, 8), threads=1)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_range_beyond_single_precision_is_refused(dtype):
+    top = 3e38 if dtype == np.float32 else 1e300
+    pixels = np.linspace(-top, top, 64).astype(dtype).reshape(1, 8, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ImageError, match="range of pixels that fits float32"):
+            normalize(pixels, PercentileSpec(), out_shape=(8, 8), threads=1)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.int32])

@@ -52,7 +52,7 @@ def test_large_images_plan_quickly():
 
 @pytest.mark.parametrize("tiles", [(0, 1), (1, -1), (1, 2, 3)])
 def test_bad_counts_are_refused(tiles):
-    with pytest.raises(CellrtError, match="expected tiles as two numbers"):
+    with pytest.raises(CellrtError, match="expected tiles as two whole numbers"):
         plan((64, 64), halo=(8, 8), multiple=(16, 16), max_pixels=10**6, tiles=tiles)
 
 

@@ -25,6 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_arguments(parser)
     try:
         arguments = parser.parse_args(argv)
+        low, high = arguments.percentiles
+        if not 0 <= low < high <= 100:
+            parser.error(f"expected --percentiles 0 <= LOW < HIGH <= 100, got {low:g} {high:g}")
     except SystemExit as stop:  # argparse has said what is wrong, or printed its help
         return stop.code if isinstance(stop.code, int) else FAILED
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 import cellrt
 from cellrt import selftest
 from cellrt.errors import CellrtError, ModelError
+from cellrt.heads import star
 from cellrt.manifest import InputSpec, Manifest, PercentileSpec, SelfTestSpec, SourceSpec, StarSpec, TileSpec
 from cellrt.session import Session
 from cellrt_export import onnxfile, receptive_field, star_graph
@@ -152,7 +153,7 @@ def export(
             licence=licence or "not stated",
             exporter=f"cellrt {cellrt.__version__}",
         ),
-        selftest=_self_test(config, run),
+        selftest=_self_test(config, head, run),
     )
     model = assemble(manifest)
     onnxfile.check(model, _runner(model), manifest=manifest)
@@ -184,13 +185,13 @@ def _tile_spec(config: StarConfig, layers: star_graph.Network, run: onnxfile.Run
     return TileSpec(multiple=multiple, receptive_field=measured or halo, halo=halo)
 
 
-def _self_test(config: StarConfig, run: onnxfile.Run) -> SelfTestSpec:
+def _self_test(config: StarConfig, head: StarSpec, run: onnxfile.Run) -> SelfTestSpec:
     """Run the recipe of `cellrt selftest`."""
     height, width = (-(-_SELF_TEST_SIDE // step) * step for step in config.multiple)
     maps = run(selftest.recipe(config.n_channel_in, (height, width)))[0]
     if not np.isfinite(maps).all():
         raise ModelError("expected finite maps, got NaN or infinity from the self-test; use other weights")
-    return selftest.summarise(maps, (height, width))
+    return selftest.summarise(maps, star.decode(maps, head, shape=(height, width)), (height, width))
 
 
 def _by(pair: tuple[int, int]) -> str:

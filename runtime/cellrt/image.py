@@ -92,7 +92,7 @@ def _as_tuple(channels: int | Sequence[int]) -> tuple[int, ...]:
 
 def _check_axes(pixels: NDArray[Any], axes: str) -> str:
     """The given axes, upper case, S as C."""
-    letters = axes.upper()
+    letters = axes.upper() if isinstance(axes, str) else "?"
     known = all(letter in _AXES for letter in letters)
     if not known or len(set(letters)) != len(letters) or not {"Y", "X"} <= set(letters):
         raise ImageError(f"expected axes of the letters {_AXES}, Y and X among them, each once, got {axes!r}")
@@ -120,7 +120,7 @@ def _guess_axes(pixels: NDArray[Any], n_channels: int, chosen: bool) -> str:
         if 1 in (shape[0], shape[2]):
             return "YXC" if shape[2] == 1 else "CYX"
         raise ImageError(
-            f"expected an image with {_count(n_channels)}, got shape {shape}; choose among its channels (channels=0, or "
+            f"expected an image with {_count(n_channels)}, got shape {shape}; choose among its channels (channels=0, "
             "--channels 0), or name its axes if it is a stack (axes=, --axes)"
         )
     raise ImageError(f"expected an image with 2 or 3 axes, got shape {shape}; name them, for example axes='TCYX'")

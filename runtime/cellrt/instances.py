@@ -58,9 +58,10 @@ class Instances:
             _check("classes", self.classes, np.int32, (n,))
         if self.class_prob is not None:
             _check("class_prob", self.class_prob, np.float32, (n, None))
-        for array in (self.labels, self.scores, self.points, coords, offsets, self.classes, self.class_prob):
-            if array is not None:
-                array.flags.writeable = False
+        # Views, so that the arrays of whoever built this stay as they are.
+        for name in ("labels", "scores", "points", "classes", "class_prob"):
+            object.__setattr__(self, name, _read_only(getattr(self, name)))
+        object.__setattr__(self, "outlines", (_read_only(coords), _read_only(offsets)))
 
     def __len__(self) -> int:
         """How many objects there are."""
@@ -75,6 +76,15 @@ class Instances:
         coords, offsets = self.outlines
         for begin, end in itertools.pairwise(offsets):
             yield coords[begin:end]
+
+
+def _read_only(array: NDArray[Any] | None) -> NDArray[Any] | None:
+    """A view that cannot be written to."""
+    if array is None:
+        return None
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def _check(name: str, array: Any, dtype: type, shape: tuple[int | None, ...]) -> None:

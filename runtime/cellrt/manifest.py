@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -45,7 +46,7 @@ class PercentileSpec:
     eps: float = 1e-20
 
     def __post_init__(self) -> None:
-        _require(0 <= self.low < self.high <= 100, "normalize", "0 <= low < high <= 100", (self.low, self.high))
+        _require(0 <= self.low < self.high <= 100, "percentiles", "0 <= low < high <= 100", (self.low, self.high))
         _require(0 <= self.eps < 1, "normalize.eps", "a number in [0, 1)", self.eps)
 
 
@@ -117,15 +118,22 @@ class SourceSpec:
 class SelfTestSpec:
     """A recipe of an input and what must come out: `cellrt selftest` qualifies an installation with it.
 
-    The input is ``cellrt.selftest.recipe(n_channels, shape)``. `digest` is the sha256 of the float32 maps as they came
-    out of the exporting machine's CPU; other processors round differently, so the summary decides and the digest tells
-    whether even the bits agree.
+    The input is ``cellrt.selftest.recipe(n_channels, shape)``, not normalised. `digest` is the sha256 of the float32
+    maps as they came out of the exporting machine's CPU; other processors round differently, so the means and the
+    number of objects decide, and the digest tells whether even the bits agree.
     """
 
     shape: tuple[int, int]  # (y, x) of the input, a legal size
     digest: str
     means: tuple[float, ...]  # mean of each map
+    n_objects: int  # found with the model's own thresholds
     tolerance: float = 1e-3  # largest difference of a mean, relative to max(1, its magnitude)
+
+    def __post_init__(self) -> None:
+        _require(all(1 <= side <= 4096 for side in self.shape), "selftest.shape", "1..4096 per axis", self.shape)
+        _require(all(math.isfinite(mean) for mean in self.means), "selftest.means", "finite", self.means)
+        _require(self.n_objects >= 0, "selftest.n_objects", "at least 0", self.n_objects)
+        _require(0 < self.tolerance < 1, "selftest.tolerance", "a number in (0, 1)", self.tolerance)
 
 
 @dataclass(frozen=True)
@@ -142,6 +150,14 @@ class Manifest:
     description: str = ""
     schema: int = field(default=SCHEMA)
 
+    def __post_init__(self) -> None:
+        grid, multiple = self.head.grid, self.tile.multiple
+        divides = all(m % g == 0 for m, g in zip(multiple, grid, strict=True))
+        _require(divides, "tile.multiple", f"a multiple of the grid {grid}", multiple)
+        if self.selftest is not None:
+            n_means = len(self.selftest.means)
+            _require(n_means == self.head.n_maps, "selftest.means", f"{self.head.n_maps} numbers", n_means)
+
     def to_json(self) -> str:
         """The manifest as the JSON text that goes into the file."""
         return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True)
@@ -151,12 +167,12 @@ class Manifest:
         """Read a manifest. Raises `ModelError` if it is not one, or of a newer schema."""
         try:
             data = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ModelError(f"expected a manifest in JSON, got {error}; export the model again") from error
         if not isinstance(data, dict) or not isinstance(data.get("schema"), int):
             raise ModelError("expected a manifest with a schema number, got none; export the model again")
-        if data["schema"] > SCHEMA:
-            raise ModelError(f"expected a manifest of schema {SCHEMA} or older, got {data['schema']}; upgrade cellrt")
+        if not 1 <= data["schema"] <= SCHEMA:
+            raise ModelError(f"expected a manifest of schema 1 to {SCHEMA}, got {data['schema']}; upgrade cellrt")
         head = data.get("head")
         kind = head.get("kind") if isinstance(head, dict) else None
         if kind != "star":
@@ -168,7 +184,7 @@ class Manifest:
 def _require(condition: bool, key: str, want: str, got: object) -> None:
     """Raise unless the condition holds."""
     if not condition:
-        raise ModelError(f"expected {key} to be {want}, got {got!r}; export the model again")
+        raise ModelError(f"expected {key} to be {want}, got {got!r}; correct it, or export the model again")
 
 
 def _build(cls: type, data: object, path: str) -> Any:
@@ -200,7 +216,7 @@ def _value(hint: Any, value: object, path: str) -> Any:
         if arguments[-1] is not Ellipsis and len(value) != len(arguments):
             raise ModelError(f"expected {path} to have {len(arguments)} values, got {len(value)}; export again")
         return tuple(_value(arguments[0], item, path) for item in value)
-    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300:
         return float(value)
     if hint in (int, str, bool) and type(value) is hint:
         return value

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import numbers
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +29,7 @@ from cellrt.tile import Tile, padded, plan
 # A full-width StarDist network needs about 0.25 kB per pixel that it reads at once: 1.1 GB. Smaller tiles need less
 # memory, but compute their halos more often.
 MAX_TILE_PIXELS = 4_400_000
-MAX_SCALED_SIDE = 1 << 16
+MAX_SCALED_PIXELS = 1 << 28  # 1 GB of float32 per channel
 
 Normalize = PercentileSpec | tuple[float, float] | Literal["model"] | None
 
@@ -63,11 +65,11 @@ def load(model: str | Path | bytes, *, providers: Sequence[str] | None = None, t
     ProviderError
         If ONNX Runtime is not installed or a provider that was asked for is not available.
     """
-    if isinstance(model, str) and not Path(model).exists():
+    if isinstance(model, str) and not os.path.isfile(model):
         names = bundled_models()
         if model in names:
             return Model(names[model], providers=providers, threads=threads)
-        if Path(model).suffix != ".onnx":
+        if not model.endswith(".onnx"):
             raise ModelError(
                 f"expected a model file or one of the bundled models ({', '.join(names) or 'none'}), got {model!r}"
             )
@@ -207,8 +209,9 @@ class Model:
         spec = self.manifest.selftest
         if spec is None:
             raise ModelError("expected a model with a self-test, got none; export it again with this cellrt")
-        maps = self._session.run(selftest.recipe(self.manifest.input.n_channels, spec.shape))["maps"][0]
-        return selftest.compare(maps, spec)
+        image = selftest.recipe(self.manifest.input.n_channels, spec.shape)
+        cells = self.segment(image[0], axes="CYX", normalize=None)
+        return selftest.compare(self._session.run(image)["maps"][0], cells, spec)
 
     def _prepare(
         self, pixels: NDArray[Any], normalize: Normalize, factors: tuple[float, float]
@@ -250,23 +253,29 @@ class Model:
             max_pixels=MAX_TILE_PIXELS,
             tiles=tiles,
         ):
-            batch = ready[np.newaxis, :, slice(*tile.read_y), slice(*tile.read_x)]
-            yield tile, self._session.run(np.ascontiguousarray(batch))["maps"][0]
+            batch = np.ascontiguousarray(ready[np.newaxis, :, slice(*tile.read_y), slice(*tile.read_x)])
+            maps = self._session.run(batch)["maps"]
+            head = self.manifest.head
+            want = (1, head.n_maps, batch.shape[2] // head.grid[0], batch.shape[3] // head.grid[1])
+            if maps.shape != want:
+                raise ModelError(
+                    f"expected maps of shape {want} as the manifest has it, got {maps.shape}; export the model again"
+                )
+            yield tile, maps[0]
 
 
 def _factors(scale: float | tuple[float, float] | None, shape: tuple[int, int]) -> tuple[float, float]:
     """The factors (y, x) that `scale` asks for, checked against the image's sides."""
     if scale is None:
         return (1.0, 1.0)
-    try:
-        factors = (float(scale), float(scale)) if isinstance(scale, (int, float)) else tuple(map(float, scale))
-    except (TypeError, ValueError):
-        factors = ()
-    if len(factors) != 2 or not all(0 < factor < np.inf for factor in factors):
+    values = (scale, scale) if isinstance(scale, numbers.Real) else tuple(scale) if isinstance(scale, Iterable) else ()
+    if len(values) != 2 or not all(isinstance(value, numbers.Real) and 0 < value < np.inf for value in values):
         raise CellrtError(f"expected scale to be a positive number or two of them (y, x), got {scale!r}")
-    for side, factor in zip(shape, factors, strict=True):
-        if not 1 <= round(side * factor) <= MAX_SCALED_SIDE:
-            raise ImageError(
-                f"expected a scale that leaves 1 to {MAX_SCALED_SIDE} pixels a side, got {side} pixels times {factor:g}"
-            )
-    return (factors[0], factors[1])
+    factors = (float(values[0]), float(values[1]))
+    sides = [round(side * factor) for side, factor in zip(shape, factors, strict=True)]
+    if min(sides) < 1 or sides[0] * sides[1] > MAX_SCALED_PIXELS:
+        raise ImageError(
+            f"expected a scale that leaves 1 to {MAX_SCALED_PIXELS} pixels, got {sides[0]} x {sides[1]} from "
+            f"{shape[0]} x {shape[1]} times {scale}"
+        )
+    return factors

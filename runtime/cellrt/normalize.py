@@ -46,22 +46,31 @@ def normalize(
     ImageError
         If a pixel is NaN or infinite, or if there is no contrast between the percentiles.
     """
-    n_channels = len(pixels)
-    low, divisor = np.zeros(n_channels, np.float32), np.ones(n_channels, np.float32)
     try:
-        if spec is not None:
-            groups = [pixels] if spec.joint else [pixels[c : c + 1] for c in range(n_channels)]
-            ranges = np.array([_percentiles(group, spec, threads) for group in groups], np.float32)
-            low[:], high = ranges[:, 0], ranges[:, 1]
-            divisor[:] = high - low + np.float32(spec.eps)
-        if pixels.dtype not in _KERNEL_DTYPES:
-            with np.errstate(over="ignore"):  # becomes infinite, which the kernel refuses
+        with np.errstate(over="ignore"):  # what does not fit float32 becomes infinite, and is refused
+            low, divisor = _range(pixels, spec, threads)
+            if pixels.dtype not in _KERNEL_DTYPES:
                 pixels = pixels.astype(np.float32)
-        return kernels.normalize(pixels, low, divisor, out_shape=out_shape, threads=threads)
+            return kernels.normalize(pixels, low, divisor, out_shape=out_shape, threads=threads)
     except DataError:
         raise ImageError(
             "expected finite pixels, got NaN or infinity; replace them first, for example with numpy.nan_to_num"
         ) from None
+
+
+def _range(
+    pixels: NDArray[Any], spec: PercentileSpec | None, threads: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What becomes 0 in each channel, and the distance from there to what becomes 1."""
+    if spec is None:
+        return np.zeros(len(pixels), np.float32), np.ones(len(pixels), np.float32)
+    groups = [pixels] if spec.joint else [pixels[c : c + 1] for c in range(len(pixels))]
+    ranges = np.array([_percentiles(group, spec, threads) for group in groups]).astype(np.float32)
+    low, high = np.broadcast_to(ranges, (len(pixels), 2)).T
+    divisor = high - low + np.float32(spec.eps)
+    if not np.isfinite(divisor).all():
+        raise ImageError(f"expected a range of pixels that fits float32, got {low.min():g} to {high.max():g}; rescale")
+    return low.copy(), divisor
 
 
 def _percentiles(pixels: NDArray[Any], spec: PercentileSpec, threads: int) -> tuple[float, float]:

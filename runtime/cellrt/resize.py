@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+_BAND = 64  # rows at a time: the double-precision intermediates of a whole plane would be six times its size
+
 
 def zoom_linear(image: NDArray[np.float32], scale: tuple[float, float]) -> NDArray[np.float32]:
     """Rescale the planes of an image by linear interpolation between corner-aligned grids.
@@ -27,13 +29,16 @@ def zoom_linear(image: NDArray[np.float32], scale: tuple[float, float]) -> NDArr
     above, below, upper_weight, lower_weight = _interpolation(image.shape[1], scale[0])
     left, right, left_weight, right_weight = _interpolation(image.shape[2], scale[1])
     zoomed = np.empty((len(image), len(above), len(left)), np.float32)
-    for plane, out in zip(image.astype(np.float64), zoomed, strict=True):
-        upper, lower = plane[above] * upper_weight[:, None], plane[below] * lower_weight[:, None]
-        total = upper[:, left] * left_weight
-        total += upper[:, right] * right_weight
-        total += lower[:, left] * left_weight
-        total += lower[:, right] * right_weight
-        out[...] = total
+    for plane, out in zip(image, zoomed, strict=True):
+        for begin in range(0, len(out), _BAND):
+            band = slice(begin, begin + _BAND)
+            upper = plane[above[band]].astype(np.float64) * upper_weight[band, None]
+            lower = plane[below[band]].astype(np.float64) * lower_weight[band, None]
+            total = upper[:, left] * left_weight
+            total += upper[:, right] * right_weight
+            total += lower[:, left] * left_weight
+            total += lower[:, right] * right_weight
+            out[band] = total
     return zoomed
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cellrt.instances import Instances
 from cellrt.manifest import SelfTestSpec
 
 
@@ -30,8 +31,8 @@ def recipe(n_channels: int, shape: tuple[int, int]) -> NDArray[np.float32]:
     return image
 
 
-def summarise(maps: NDArray[np.float32], shape: tuple[int, int]) -> SelfTestSpec:
-    """What the manifest keeps of the maps (C, Y, X) that came out of the recipe of `shape`."""
+def summarise(maps: NDArray[np.float32], cells: Instances, shape: tuple[int, int]) -> SelfTestSpec:
+    """What the manifest keeps of the maps (C, Y, X) and the cells that came out of the recipe of `shape`."""
     import hashlib  # here: it costs a tenth of the import of this package, and only the self-test needs it
 
     means = maps.astype(np.float64).mean(axis=(1, 2))
@@ -39,6 +40,7 @@ def summarise(maps: NDArray[np.float32], shape: tuple[int, int]) -> SelfTestSpec
         shape=shape,
         digest=hashlib.sha256(np.ascontiguousarray(maps, np.float32).tobytes()).hexdigest(),
         means=tuple(float(mean) for mean in means),
+        n_objects=len(cells),
     )
 
 
@@ -47,14 +49,27 @@ class Outcome:
     """How a self-test went."""
 
     passed: bool
-    identical: bool  # to the bit, to what the exporting machine computed
+    identical: bool  # the maps are those of the exporting machine to the bit
     largest_difference: float  # of a map's mean, relative to max(1, its magnitude)
+    n_objects: int  # found here
+    n_expected: int  # found where the model was exported
 
 
-def compare(maps: NDArray[np.float32], spec: SelfTestSpec) -> Outcome:
-    """Hold the maps (C, Y, X) that came out of the recipe against the manifest."""
-    got = summarise(maps, spec.shape)
+def compare(maps: NDArray[np.float32], cells: Instances, spec: SelfTestSpec) -> Outcome:
+    """Hold the maps (C, Y, X) and the cells that came out of the recipe against the manifest.
+
+    The number of cells may differ by 2 %, or by one: another processor rounds differently, and a candidate at a
+    threshold can go either way.
+    """
+    got = summarise(maps, cells, spec.shape)
     wanted = np.array(spec.means)
     differences = np.abs(np.array(got.means) - wanted) / np.maximum(1, np.abs(wanted))
     largest = float(differences.max())
-    return Outcome(largest <= spec.tolerance, got.digest == spec.digest, largest)
+    close = abs(got.n_objects - spec.n_objects) <= max(1, spec.n_objects // 50)
+    return Outcome(
+        passed=largest <= spec.tolerance and close,
+        identical=got.digest == spec.digest and got.n_objects == spec.n_objects,
+        largest_difference=largest,
+        n_objects=got.n_objects,
+        n_expected=spec.n_objects,
+    )

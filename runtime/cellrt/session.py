@@ -7,7 +7,6 @@ GIL.
 from __future__ import annotations
 
 import functools
-import importlib
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -134,7 +133,7 @@ class Session:
 def _onnxruntime() -> Any:
     """The module, its CPU arena set up, or an error that says how to install it."""
     try:
-        ort = importlib.import_module("onnxruntime")
+        import onnxruntime as ort  # here: it takes longer to import than everything else together
     except ImportError as error:
         raise ProviderError(
             'expected ONNX Runtime to be installed, got none; run: pip install "cellrt[cpu]" (CUDA: "cellrt[gpu]")'

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import numbers
 from dataclasses import dataclass
 
 from cellrt.errors import CellrtError
@@ -72,9 +73,10 @@ def plan(
     """
     halo = padded(halo, multiple)
     if tiles is not None:
-        if len(tiles) != 2 or min(tiles) < 1:
-            raise CellrtError(f"expected tiles as two numbers (y, x), at least 1 each, got {tiles!r}")
-        counts = tiles
+        whole = isinstance(tiles, (tuple, list)) and all(isinstance(count, numbers.Integral) for count in tiles)
+        if not whole or len(tiles) != 2 or min(tiles) < 1:
+            raise CellrtError(f"expected tiles as two whole numbers (y, x), at least 1 each, got {tiles!r}")
+        counts = (int(tiles[0]), int(tiles[1]))
     else:
         counts = _best_counts(shape, halo, multiple, max_pixels)
     rows = _axis(shape[0], halo[0], multiple[0], counts[0])
