@@ -22,6 +22,7 @@ CASES = {
     "2d_fluo_tiled3x2": "2d_fluo",
     "2d_fluo_scale0.5": "2d_fluo",
     "2d_fluo_lowthresh": "2d_fluo",
+    "2d_fluo_big256": "2d_fluo",  # predict_instances_big: in blocks, each suppressed on its own
     "2d_rgb_synth": "2d_rgb",
 }
 ARGUMENTS = {  # of predict_instances, where they were not the defaults
@@ -111,7 +112,7 @@ def test_end_to_end(name, exported):
     if not raw:
         arguments["normalize"] = None
     cells = model.segment(case["raw" if raw else "norm"], **{**arguments, **ARGUMENTS.get(name, {})})
-    assert len(cells) == len(case["sparse_points"])
+    assert len(cells) == len(case["big_points" if "big_points" in case else "sparse_points"])
     assert_same_cells(cells, case["labels"])
 
 
