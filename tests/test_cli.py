@@ -2,8 +2,12 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -80,6 +84,11 @@ def test_one_bad_image_does_not_stop_the_others(image, tmp_path, capsys):
         ["segment", "x.tif", "-o", "out", "-m", "nuclei", "--tiles", "3"],
         ["segment", "x.tif", "-o", "out", "-m", "nuclei", "--normalize", "99,1"],
         ["segment", "x.tif", "-o", "out", "-m", "nuclei", "--threads", "-1"],
+        ["segment", "x.tif", "-o", "out", "-m", "nuclei", "--threads", "99999999999"],
+        ["segment", "x.tif", "-o", "out", "-m", "nuclei", "--threads", "1,2"],
+        ["segment", "x.tif", "-o", "out", "-m", "nuclei", "--axes", "QYX"],
+        ["segment", "x.tif", "-o", "out", "-m", "nuclei", "--axes", "CY"],
+        ["segment", "x.tif", "-o", "out", "-m", "nuclei", "--axes", "YXX"],
         ["dance"],
         [],
     ],
@@ -131,3 +140,207 @@ def test_info_and_selftest(capsys):
 def test_module_and_version():
     said = subprocess.run([sys.executable, "-m", "cellrt", "--version"], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == f"cellrt {cellrt.__version__}"
+
+
+# ---- what is there already
+
+
+def test_an_image_is_never_replaced(image, tmp_path, capsys):
+    (tmp_path / "field_labels.tif").write_bytes(image.read_bytes())  # the user's own, beside it
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    # as an input of the run, whatever the path to it; as a file that only lies there; among a folder's images
+    for arguments in ([image, tmp_path / "field_labels.tif"], [image], [tmp_path]):
+        assert segment(*arguments, output=tmp_path / "." / ".." / tmp_path.name) == 1
+        said = capsys.readouterr()
+        assert said.err.count("\n") == 1
+        assert "field_labels.tif, which" in said.err
+        assert said.err.endswith("choose another -o\n")
+        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_table_of_somebody_else_is_not_replaced(image, tmp_path, capsys):
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "field.csv").write_text("name,count\n")
+    assert segment(image, output=output) == 1
+    assert "expected to replace only what cellrt wrote" in capsys.readouterr().err
+    assert [path.name for path in output.iterdir()] == ["field.csv"]
+    assert segment(image, "--save", "labels", output=output) == 0  # the table is not of this run
+
+
+def test_results_beside_the_images_are_replaced_and_not_segmented(image, tmp_path, capsys):
+    formats = ["--save", "labels,csv,rois,geojson,overlay"]
+    for what in (tmp_path, tmp_path, tmp_path / "*", tmp_path / "*.tif"):
+        assert segment(what, *formats, output=tmp_path) == 0
+        assert capsys.readouterr().out.count("objects") == 1
+    assert len(list(tmp_path.iterdir())) == 6
+    # a shell's expansion names the label image as an input
+    assert segment(image, tmp_path / "field_labels.tif", *formats, output=tmp_path) == 1
+    assert "also an image of this run" in capsys.readouterr().err
+
+
+def test_results_of_an_earlier_run_do_not_pass_for_those_of_an_image_that_fails(image, tmp_path, capsys):
+    output = tmp_path / "out"
+    assert segment(image, output=output) == 0
+    good = (output / "field.csv").read_bytes()
+    image.write_bytes(image.read_bytes()[:1000])
+    for kept in (True, False):
+        assert segment(image, output=output) == 1
+        message = "(results of an earlier run are kept as field_labels.tif.old, field.csv.old)"
+        assert (message in capsys.readouterr().err) == kept
+        assert sorted(path.name for path in output.iterdir()) == ["field.csv.old", "field_labels.tif.old"]
+        assert (output / "field.csv.old").read_bytes() == good  # a wrong option must not cost last night's results
+
+
+def test_a_name_that_is_too_long_for_its_results_does_not_stop_the_others(image, tmp_path, capsys):
+    long = image.with_name("n" * 248 + ".tif")
+    long.write_bytes(image.read_bytes())
+    assert segment(long, image, output=tmp_path / "out") == 1
+    said = capsys.readouterr()
+    assert "too long" in said.err
+    assert "1 of 2 images failed" in said.err
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_a_result_that_cannot_be_set_aside_is_named(image, tmp_path, capsys, monkeypatch):
+    assert segment(image, output=tmp_path / "out") == 0
+    image.write_bytes(b"")
+
+    def held(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "replace", held)
+    assert segment(image, output=tmp_path / "out") == 1
+    assert "(field_labels.tif, field.csv: still of an earlier run)" in capsys.readouterr().err
+
+
+def test_stale_temporary_files_are_swept(image, tmp_path):
+    output = tmp_path / "out"
+    output.mkdir()
+    stale = output / ".cellrt-0123456789ab.part"
+    stale.touch()
+    os.utime(stale, (1e9, 1e9))
+    assert segment(image, "--save", "csv", output=output) == 0
+    assert [path.name for path in output.iterdir()] == ["field.csv"]
+
+
+# ---- before the first image
+
+
+@pytest.mark.parametrize(("module", "formats"), [("tifffile", "csv"), ("PIL", "overlay,csv")])
+def test_a_missing_package_is_noticed_before_the_model_is_loaded(tmp_path, capsys, monkeypatch, module, formats):
+    path = tmp_path / ("field.tif" if module == "tifffile" else "field.npy")
+    path.touch()
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr("cellrt.cli.load", None)
+    assert segment(path, "--save", formats, output=tmp_path / "out") == 1
+    said = capsys.readouterr().err
+    assert "to be installed" in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_axes_of_length_1_can_be_named(tmp_path, capsys):
+    path = tmp_path / "stack.tif"
+    tifffile.imwrite(path, blobs()[0][None, None, None], imagej=True)
+    for axes in ("TZCYX", "cyx", "YX"):
+        assert segment(path, "--axes", axes, output=tmp_path / "out") == 0
+        assert "64 objects" in capsys.readouterr().out
+
+
+# ---- streams and signals, in a process of its own
+
+
+def run(*arguments, stdout, **environment):
+    """Run the command line in a process, with the buffers that a user's has."""
+    return subprocess.run(
+        [sys.executable, "-m", "cellrt", *map(str, arguments)],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": "", **environment},
+        timeout=120,
+    )
+
+
+def batch(folder: Path, names) -> list[str]:
+    """A folder of images, and the arguments that segment it into `out` beside it."""
+    folder.mkdir()
+    for name in names:
+        tifffile.imwrite(folder / name, blobs()[0])
+    arguments = ["segment", folder, "-m", "nuclei", "-o", folder.parent / "out", "--save", "csv", "--threads", "1"]
+    return list(map(str, arguments))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="names of any bytes are Linux's")
+def test_names_that_the_console_cannot_show(tmp_path):
+    names = ["a.tif", os.fsdecode(b"n\xff.tif"), "\u6838.tif"]
+    arguments = batch(tmp_path / "plate", names)
+    (tmp_path / "plate" / os.fsdecode(b"bad\xff.tif")).touch()
+    done = run(*arguments, stdout=subprocess.PIPE, PYTHONIOENCODING="ascii")
+    assert done.returncode == 1
+    assert done.stdout.count(b"64 objects") == 3
+    assert b"\\u6838.tif  64 objects" in done.stdout
+    assert b"1 of 4 images failed" in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert len(list((tmp_path / "out").iterdir())) == 3
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_stdout_that_cannot_be_written_does_not_stop_the_batch(tmp_path):
+    arguments = batch(tmp_path / "plate", ["a.tif", "b.tif"])
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open("/dev/full", "w") as full, os.fdopen(writer, "w") as closed:
+        for stdout in (full, closed):
+            done = run(*arguments, stdout=stdout)
+            assert done.returncode == 1
+            assert done.stderr.startswith(b"cellrt: expected to print a line for each image, got a stdout that cannot")
+            assert done.stderr.count(b"\n") == 1
+            assert len(list((tmp_path / "out").iterdir())) == 2
+        for arguments in (["info", "nuclei"], ["--help"]):
+            done = run(*arguments, stdout=full)
+            assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
+            assert done.stderr.startswith(b"cellrt: expected ")
+            done = run(*arguments, stdout=closed)
+            assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_a_closed_stderr_changes_nothing(image, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    assert segment(image, output=tmp_path / "out") == 0
+    assert segment(tmp_path / "none.tif", output=tmp_path / "out") == 1
+
+
+def test_an_unexpected_error_of_the_system_is_one_line(capsys, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("cellrt.cli.load", fail)
+    assert main(["info", "nuclei"]) == 1
+    assert capsys.readouterr().err.startswith("cellrt: expected files and streams to work, got: [Errno 5] Input/output")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to catch")
+def test_sigterm_stops_cleanly(image, tmp_path, capsys, monkeypatch):
+    output = tmp_path / "out"
+    before = signal.getsignal(signal.SIGTERM)
+
+    def kill_while_writing(*_):
+        assert any(path.name.endswith(".part") for path in output.iterdir())
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    monkeypatch.setattr("cellrt.write.write_geojson", kill_while_writing)
+    assert segment(image, "--save", "csv,geojson", output=output) == 143
+    assert capsys.readouterr().err == "cellrt: terminated\n"
+    assert list(output.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_main_runs_in_any_thread(capsys):
+    codes = []
+    thread = threading.Thread(target=lambda: codes.append(main(["info", "nuclei"])))
+    thread.start()
+    thread.join()
+    assert codes == [0]
+    assert "licence" in capsys.readouterr().out

@@ -7,6 +7,7 @@ import struct
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cellrt.errors import CellrtError, FileError
-from cellrt.readers import find_images, read, unique_stems
+from cellrt.image import as_image
+from cellrt.readers import find_images, read, require_for, unique_stems
+from cellrt.write import is_output
 
 tifffile = pytest.importorskip("tifffile")
 Image = pytest.importorskip("PIL.Image")
@@ -73,6 +76,58 @@ def test_tiff_of_one_pixel_or_row(tmp_path: Path, shape: tuple[int, ...], option
     array, axes = read(saved(tmp_path / "a.tif", wanted, **options, **rgb))
     assert axes == "YXC"[: len(shape)]
     np.testing.assert_array_equal(array, wanted)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"imagej": True}, ["TZCYX", "ZYX", "CYX", "YX", "YXS"]),
+        ({"ome": True, "metadata": {"axes": "TZCYX"}}, ["TZCYX", "TCYX", "ZYX", "YX"]),
+        ({"metadata": {"axes": "TZCYX"}}, ["TZCYX", "TYX", "YX"]),
+        ({}, ["TZCYX", "YX"]),  # what the file calls Q can be named
+    ],
+)
+def test_named_axes_of_length_1_stay(
+    tmp_path: Path, options: dict[str, Any], named: list[str], compression: str | None
+) -> None:
+    path = saved(tmp_path / "a.tif", PLANE.reshape(1, 1, 1, *PLANE.shape), compression=compression, **options)
+    for axes in named:
+        array, got = read(path, axes)
+        assert got == axes
+        assert array.shape == tuple({"Y": 35, "X": 47}.get(letter, 1) for letter in axes)
+        np.testing.assert_array_equal(as_image(array, axes, n_channels=1)[0], PLANE)
+
+
+def _set_of_files(folder: Path) -> tuple[Path, Path]:
+    """Two OME-TIFFs, each with one channel of an image and the description of both."""
+    paths = folder / "c0.ome.tif", folder / "c1.ome.tif"
+    ids = ["urn:uuid:00000000-0000-0000-0000-00000000000" + str(c) for c in range(2)]
+    data = "".join(
+        f'<TiffData FirstC="{c}" FirstT="0" FirstZ="0" IFD="0" PlaneCount="1">'
+        f'<UUID FileName="{path.name}">{ids[c]}</UUID></TiffData>'
+        for c, path in enumerate(paths)
+    )
+    for c, path in enumerate(paths):
+        xml = (
+            '<?xml version="1.0" encoding="UTF-8"?>'
+            f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="{ids[c]}">'
+            '<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint16" SizeX="47" SizeY="35" '
+            'SizeC="2" SizeZ="1" SizeT="1"><Channel ID="Channel:0:0"/><Channel ID="Channel:0:1"/>'
+            f"{data}</Pixels></Image></OME>"
+        )
+        saved(path, PLANE + c, description=xml, metadata=None)
+    return paths
+
+
+def test_an_image_in_several_files_is_refused(tmp_path: Path) -> None:
+    first, second = _set_of_files(tmp_path)
+    for path in (first, second):
+        with pytest.raises(FileError, match="multi-file OME-TIFF is not supported"):
+            read(path)
+    second.unlink()  # tifffile would fill in zeros
+    with pytest.raises(FileError, match="multi-file OME-TIFF is not supported"):
+        read(first)
 
 
 def test_uncompressed_tiff_is_mapped_read_only(tmp_path: Path) -> None:
@@ -187,7 +242,7 @@ def test_npy_is_mapped_and_has_no_axes_beyond_two(tmp_path: Path) -> None:
     np.save(tmp_path / "b.npy", np.zeros((3, 4, 5)))
     assert read(tmp_path / "b.npy")[1] is None
     np.save(tmp_path / "c.npy", np.array([{}], object), allow_pickle=True)
-    with pytest.raises(FileError):
+    with pytest.raises(FileError, match=r"expected an array of numbers, got Python objects in .*astype"):
         read(tmp_path / "c.npy")
 
 
@@ -275,6 +330,10 @@ def test_a_missing_package_says_how_to_install_it(
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(CellrtError, match=rf'expected {package} .* pip install "cellrt\[io\]"'):
         read(tmp_path / package)
+    name = {"tifffile": "a.TIF", "PIL": "a.jpg"}[module]
+    with pytest.raises(CellrtError, match=rf"expected {package} "):
+        require_for([Path("a.npy"), Path(name)])
+    require_for([Path("a.npy"), Path("unknown")])
 
 
 # ---- arguments -> files, and the names of their outputs
@@ -282,32 +341,39 @@ def test_a_missing_package_says_how_to_install_it(
 
 def test_find_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    names = ["b.tif", "a.TIFF", "c.png", ".hidden.png", "notes.txt", "b_labels.tif", "b_overlay.png", "x_labels.tif"]
+    names = ["b.tif", "a.TIFF", "c.png", ".hidden.png", "notes.txt", "b_labels.tif", "b_overlay.png"]
     for name in [*names, "sub/d.tif", "sub/e.npy", "odd[1].tif", "other/notes.txt"]:
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).touch()
+    # known by their content, whatever they are the labels of
+    for name in ("c_labels.tif", "x_labels.tif"):
+        saved(Path(name), PLANE, metadata={"axes": "YX", "software": "cellrt"}, software="cellrt")
 
     def found(*arguments: str | Path) -> list[str]:
-        return [path.as_posix() for path in find_images(arguments)]
+        return [path.as_posix() for path in find_images(arguments, is_output)]
 
     assert found("b.tif", "notes.txt") == ["b.tif", "notes.txt"]  # a file is taken at its word
-    # x_labels.tif is nobody's output here
-    assert found(".") == ["a.TIFF", "b.tif", "c.png", "odd[1].tif", "x_labels.tif"]
+    assert found("c_labels.tif") == ["c_labels.tif"]
+    assert found(".") == ["a.TIFF", "b.tif", "b_labels.tif", "b_overlay.png", "c.png", "odd[1].tif"]
     assert found(tmp_path / "sub") == [(tmp_path / "sub" / name).as_posix() for name in ("d.tif", "e.npy")]
-    assert found("**/*.tif") == ["b.tif", "b_labels.tif", "odd[1].tif", "sub/d.tif", "x_labels.tif"]
+    assert found("**/*.tif") == ["b.tif", "b_labels.tif", "odd[1].tif", "sub/d.tif"]
+    assert found("*") == found(".")  # no folders, nothing that is no image
     assert found("odd[1].tif") == ["odd[1].tif"]
     assert found("c.png", "./c.png", tmp_path / "c.png", "*.png")[:1] == ["c.png"]
     assert len(found("c.png", tmp_path / "c.png")) == 1
-    assert found("su?") == ["sub/d.tif", "sub/e.npy"]
+    assert found("su?/*") == ["sub/d.tif", "sub/e.npy"]
     for argument, message in [
         ("none.tif", "got none.tif: no such file"),
-        ("*.jpg", r"pattern that matches files, got '\*.jpg'"),
-        ("other", "folder with images .* none in other"),
+        ("", "got : no such file"),
+        ("*.jpg", r"expected images .* none for the pattern '\*.jpg'"),
+        ("*.txt", r"expected images .* none for the pattern"),
+        ("su?", r"end it with /\* to mean the files of folders"),
+        ("other", "expected images .* none in other"),
     ]:
         with pytest.raises(FileError, match=message):
-            find_images([argument])
+            find_images([argument], is_output)
     with pytest.raises(FileError, match="at least one image"):
-        find_images([])
+        find_images([], is_output)
 
 
 def test_unique_stems() -> None:
@@ -349,7 +415,7 @@ def test_stems_never_collide_and_stay_below_the_output_folder(paths: list[Path])
 
 @pytest.mark.skipif(not VARIETY.is_dir(), reason="needs ../shared/data/format_variety")
 def test_format_variety() -> None:
-    paths = find_images([VARIETY])
+    paths = find_images([VARIETY], is_output)
     assert len(paths) == 21
     letters = {"xy": "YX", "xyc": "CYX", "xyz": "ZYX", "xyzc": "ZCYX"}
     for path in paths:

@@ -21,7 +21,7 @@ from hypothesis.extra import numpy as hnp
 from cellrt import write as write_module
 from cellrt.errors import CellrtError, FileError
 from cellrt.instances import Instances
-from cellrt.write import FORMATS, Format, write
+from cellrt.write import FORMATS, Format, check, is_output, set_aside, sweep, write
 from cellrt.write.overlay import MIN_SIDE, PALETTE_ON_BRIGHT, PALETTE_ON_DARK, draw
 from cellrt.write.polygons import write_geojson
 
@@ -347,7 +347,7 @@ def failing(error: BaseException) -> Format:
         file.write(b"half")
         raise error
 
-    return Format(".fail", "", fail)
+    return Format(".fail", "", b"fail", fail)
 
 
 @pytest.mark.parametrize(
@@ -370,6 +370,83 @@ def test_a_failure_leaves_neither_new_files_nor_changed_ones(
     if raised is FileError:
         assert str(caught.value).startswith("expected to write cell_labels.tif, cell.csv, cell.fail into ")
         assert str(caught.value).endswith("No space left on device; free space there or choose another folder")
+
+
+@pytest.mark.parametrize("failing_call", range(1, 7))
+@pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "Permission denied"), KeyboardInterrupt()])
+def test_a_rename_that_fails_midway_brings_all_older_files_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing_call: int, error: BaseException
+) -> None:
+    formats = ["labels", "csv", "geojson"]
+    older = {path: path.read_bytes() for path in write(THREE, tmp_path / "cell", formats)}
+    calls = 0
+    replace = os.replace
+
+    def held(source: Path, target: Path) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == failing_call:  # three go out of the way, then three take their places
+            raise error
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", held)
+    with pytest.raises((FileError, KeyboardInterrupt)) as caught:
+        write(NONE, tmp_path / "cell", formats)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == older
+    if isinstance(caught.value, FileError):
+        name = [path.name for path in older][(failing_call - 1) % 3]
+        assert str(caught.value).endswith(f"; close {name} in other programs or choose another folder")
+
+
+def test_older_files_are_replaced_together(tmp_path: Path) -> None:
+    older = {path: path.read_bytes() for path in write(THREE, tmp_path / "cell", list(FORMATS), image=PICTURE)}
+    write(NONE, tmp_path / "cell", list(FORMATS), image=PICTURE)
+    assert sorted(tmp_path.iterdir()) == sorted(older)
+    assert all(path.read_bytes() != content for path, content in older.items())
+
+
+@pytest.mark.parametrize("instances", [THREE, NONE])
+def test_own_files_are_known_by_their_mark_and_others_are_not(tmp_path: Path, instances: Instances) -> None:
+    for path in write(instances, tmp_path / "cell", list(FORMATS), image=PICTURE):
+        assert is_output(path)
+        assert not is_output(path.rename(path.with_name("other" + path.suffix + ".bak")))
+        path.write_bytes(b"of somebody else")
+        assert not is_output(path)
+    tifffile.imwrite(tmp_path / "cell_labels.tif", THREE.labels)
+    Image.fromarray(PICTURE[0].astype(np.uint8)).save(tmp_path / "cell_overlay.png")
+    assert not is_output(tmp_path / "cell_labels.tif")
+    assert not is_output(tmp_path / "cell_overlay.png")
+    assert not is_output(tmp_path / "none_labels.tif")
+
+
+def test_labels_in_many_strips_carry_their_mark_in_front(tmp_path: Path) -> None:
+    empty = discs(np.zeros((0, 2)), 6.0, (3000, 6000))
+    assert is_output(*write(empty, tmp_path / "large", ["labels"]))
+
+
+def test_set_aside_keeps_what_is_there_and_touches_only_own_files(tmp_path: Path) -> None:
+    labels, table = write(THREE, tmp_path / "cell", ["labels", "csv"])
+    table.write_text("by hand")
+    content = labels.read_bytes()
+    set_aside([labels, table, tmp_path / "none.csv"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cell.csv", "cell_labels.tif.old"]
+    assert (tmp_path / "cell_labels.tif.old").read_bytes() == content
+    (tmp_path / "cell_labels.tif.old").write_text("by hand")
+    write(THREE, tmp_path / "cell", ["labels"])
+    set_aside([labels])
+    assert labels.exists()  # better than to lose the other one
+    assert (tmp_path / "cell_labels.tif.old").read_text() == "by hand"
+
+
+def test_sweep_removes_only_old_temporary_files_of_cellrt(tmp_path: Path) -> None:
+    names = [".cellrt-0123456789ab.part", ".cellrt-ba9876543210.part", ".cellrt-notes.part", "cell.part"]
+    for name in names:
+        (tmp_path / name).touch()
+        if name != names[1]:  # this one is of a run under way
+            os.utime(tmp_path / name, (1e9, 1e9))
+    sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[1:])
+    sweep(tmp_path / "none")
 
 
 def test_a_rename_that_fails_leaves_nothing_of_this_call(tmp_path: Path) -> None:
@@ -408,6 +485,8 @@ def test_bad_arguments_are_refused_before_anything_is_written(tmp_path: Path, mo
         monkeypatch.setitem(sys.modules, module, None)
         with pytest.raises(CellrtError, match=r'pip install "cellrt\[io\]"'):
             write(THREE, tmp_path / "cell", ["csv", form], image=PICTURE)
+        with pytest.raises(CellrtError, match="expected"):
+            check(["csv", form])
     assert list(tmp_path.iterdir()) == []
     assert write(THREE, tmp_path / "cell", []) == []
 

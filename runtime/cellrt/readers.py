@@ -31,18 +31,22 @@ _SIGNATURES = {
     b"BM": "picture",  # BMP
     b"\x93NUMPY": "npy",
 }
+_PACKAGES = {".tif": "tifffile", ".tiff": "tifffile", ".png": "PIL", ".jpg": "PIL", ".jpeg": "PIL", ".bmp": "PIL"}
 _AXES = set("TZCSYX")  # the letters that image.as_image knows
 _CODECS = "run: pip install imagecodecs, or save it without compression"
 _log = logging.getLogger(__name__)
 
 
-def read(path: str | Path) -> tuple[NDArray[Any], str | None]:
+def read(path: str | Path, axes: str | None = None) -> tuple[NDArray[Any], str | None]:
     """Read an image file: TIFF (also OME, ImageJ, BigTIFF), PNG, JPEG, BMP or NumPy's .npy.
 
     Parameters
     ----------
     path : str or Path
         The file.
+    axes : str, optional
+        What the caller knows the axes to be, a letter each. Axes of length 1 that are not among them are dropped, and
+        those that are stay. Default: as the file tells, without axes of length 1.
 
     Returns
     -------
@@ -51,13 +55,14 @@ def read(path: str | Path) -> tuple[NDArray[Any], str | None]:
         Colour tables: a TIFF keeps its indices (ImageJ stores lookup tables for display that way), a picture becomes
         RGB. Alpha is dropped; one bit per pixel becomes uint8 0 and 255 in a picture.
     axes : str or None
-        A letter per axis, such as "YX", "YXC", "CYX", "TZCYX"; None where the file does not tell.
+        Those that were named; else a letter per axis, such as "YX", "YXC", "CYX", "TZCYX"; None where the file does not
+        tell.
 
     Raises
     ------
     FileError
         If the path does not exist or is a folder, or the file is empty, truncated, of an unknown format, compressed in
-        a way that cannot be read, or holds several images.
+        a way that cannot be read, holds several images, or is one of several files that hold an image together.
     CellrtError
         If the package for this format is not installed.
     """
@@ -77,10 +82,11 @@ def read(path: str | Path) -> tuple[NDArray[Any], str | None]:
             f"expected a TIFF, PNG, JPEG, BMP or .npy file, got {path}, which starts with {head[:8]!r}; "
             "export it as TIFF from the program that wrote it"
         )
-    readers: dict[str, Callable[[Path], tuple[NDArray[Any], str | None]]]
-    readers = {"tiff": _read_tiff, "picture": _read_picture, "npy": _read_npy}
     try:
-        return readers[kind](path)
+        if kind == "tiff":
+            return _read_tiff(path, axes)
+        array, found = _read_picture(path) if kind == "picture" else _read_npy(path)
+        return array, axes or found
     except (CellrtError, MemoryError):
         raise
     except ImportError as error:  # tifffile looks for some codecs only when it meets them
@@ -92,13 +98,12 @@ def read(path: str | Path) -> tuple[NDArray[Any], str | None]:
         ) from error
 
 
-def find_images(arguments: Iterable[str | Path]) -> list[Path]:
+def find_images(arguments: Iterable[str | Path], is_output: Callable[[Path], bool]) -> list[Path]:
     """Image files that files, folders and patterns stand for, in the order of the arguments.
 
     A file is taken as it is. A folder stands for the files in it (not in its subfolders) that end in one of
-    `EXTENSIONS`, sorted by name, without hidden ones and without the labels and overlays that cellrt wrote for an image
-    in the same folder. A pattern (``plate/**/*.tif``) is expanded here as a shell would. A file that occurs twice is
-    taken once.
+    `EXTENSIONS`, sorted by name, without hidden ones and without those that cellrt wrote, which `is_output` knows. A
+    pattern (``plate/**/*.tif``) stands for the files of this kind that match. A file that occurs twice is taken once.
 
     Raises
     ------
@@ -107,17 +112,22 @@ def find_images(arguments: Iterable[str | Path]) -> list[Path]:
     """
     found: dict[str, Path] = {}
     for argument in arguments:
-        if os.path.exists(argument):  # before patterns: a file may be called image[1].tif
-            matches = [Path(argument)]
+        path = Path(argument)
+        if os.path.isdir(argument):  # not of the path, which makes a folder of an empty argument
+            images = _only_images(_files_of(path), is_output)
+            advice = f"in {path}; name a subfolder, or a pattern such as 'folder/**/*.tif'"
+        elif os.path.exists(argument):  # before patterns: a file may be called image[1].tif
+            images, advice = [path], ""
         elif glob.has_magic(str(argument)):
-            matches = [Path(match) for match in sorted(glob.glob(str(argument), recursive=True))]
-            if not matches:
-                raise FileError(f"expected a pattern that matches files, got {str(argument)!r}; check it")
+            matches = map(Path, sorted(glob.glob(str(argument), recursive=True)))
+            images = _only_images((match for match in matches if match.is_file()), is_output)
+            advice = f"for the pattern {str(argument)!r}; check it, and end it with /* to mean the files of folders"
         else:
-            raise FileError(f"expected an image file, a folder or a pattern, got {argument}: no such file")
-        for match in matches:
-            for path in _images_in(match) if match.is_dir() else [match]:
-                found.setdefault(os.path.abspath(path), path)
+            raise FileError(f"expected an image file, a folder or a pattern, got {argument}: no such file; check it")
+        if not images:
+            raise FileError(f"expected images ({' '.join(EXTENSIONS)}), got none {advice}")
+        for image in images:
+            found.setdefault(os.path.abspath(image), image)
     if not found:
         raise FileError("expected at least one image, got none; name a file, a folder or a pattern")
     return list(found.values())
@@ -170,6 +180,12 @@ def require(name: str) -> ModuleType:
         ) from error
 
 
+def require_for(paths: Iterable[Path]) -> None:
+    """Raise a `CellrtError` unless the packages are there that files of these names need: before hours of work."""
+    for package in {_PACKAGES.get(path.suffix.lower()) for path in paths} - {None}:
+        require(str(package))
+
+
 def _reason(error: BaseException) -> str:
     """The error in a few words, without the path that the message names already."""
     if isinstance(error, OSError) and error.strerror:
@@ -182,28 +198,30 @@ def _stem(path: Path) -> str:
     return path.stem[:-4] if path.stem.lower().endswith(".ome") else path.stem
 
 
-def _images_in(folder: Path) -> list[Path]:
-    """The images of a folder, sorted, without cellrt's own outputs."""
+def _files_of(folder: Path) -> list[Path]:
+    """The files of a folder that are not hidden, sorted."""
     try:
-        names = sorted(entry.name for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
+        return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     except OSError as error:
         raise FileError(f"expected a folder, got {folder}: {_reason(error)}; check its permissions") from error
-    images = [folder / name for name in names if name.lower().endswith(EXTENSIONS)]
-    stems = {_stem(image) for image in images}
-    endings = ("_labels.tif", "_overlay.png")
-    ours = {stem + ending for stem in stems for ending in endings}
-    images = [image for image in images if image.name not in ours]
-    if not images:
-        raise FileError(
-            f"expected a folder with images ({' '.join(EXTENSIONS)}), got none in {folder}; "
-            "name a subfolder, or a pattern such as 'folder/**/*.tif'"
-        )
-    return images
+
+
+def _only_images(paths: Iterable[Path], is_output: Callable[[Path], bool]) -> list[Path]:
+    """Those whose name ends as an image's, without cellrt's own outputs."""
+    return [path for path in paths if path.name.lower().endswith(EXTENSIONS) and not is_output(path)]
 
 
 def _read_npy(path: Path) -> tuple[NDArray[Any], str | None]:
     """NumPy's own format: it has no axes."""
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        if "Python objects" not in str(error):
+            raise
+        raise FileError(
+            f"expected an array of numbers, got Python objects in {path}; make it one before it is saved, "
+            "for example array.astype('float32')"
+        ) from error
     return array, "YX" if array.ndim == 2 else None
 
 
@@ -232,8 +250,8 @@ def _read_picture(path: Path) -> tuple[NDArray[Any], str | None]:
             raise FileError(f"expected a smaller picture, got {path}: {error}; save it as TIFF") from error
 
 
-def _read_tiff(path: Path) -> tuple[NDArray[Any], str | None]:
-    """TIFF: the first series, mapped where its pixels lie in one block."""
+def _read_tiff(path: Path, named: str | None) -> tuple[NDArray[Any], str | None]:
+    """TIFF: the largest series, mapped where its pixels lie in one block."""
     tifffile = require("tifffile")
     with path.open("rb") as file:
         _check_directories(file, path)
@@ -249,26 +267,34 @@ def _read_tiff(path: Path) -> tuple[NDArray[Any], str | None]:
             )
         if others:
             _log.info("%s: read the largest of %d images, %s", path, len(tif.series), series.shape)
-        array = _pixels(tif, series, path)
-        axes = series.axes
+        # tifffile fills in zeros for the files of a set that it does not find, and of a whole set every file is all
+        if any(page is None or page.parent is not tif for page in series.pages):
+            raise FileError(
+                f"expected an image in one file, got {path}, which is part of a set: multi-file OME-TIFF is not "
+                "supported; save the image as one file"
+            )
+        array, axes = _pixels(tif, series, path), series.get_axes(squeeze=False)
         if "S" in axes and series.keyframe.photometric == tifffile.PHOTOMETRIC.RGB:
             array = array[(slice(None),) * axes.index("S") + (slice(3),)]  # samples after RGB are alpha
     for axis in reversed(range(array.ndim)):
-        if array.shape[axis] == 1 and axes[axis] not in "YX":
+        surplus = named is None or (axes[axis] not in named and array.ndim > len(named))
+        if array.shape[axis] == 1 and axes[axis] not in "YX" and surplus:
             array, axes = array.squeeze(axis), axes[:axis] + axes[axis + 1 :]
+    if named is not None:
+        return array, named
     if "C" not in axes:
         axes = axes.replace("S", "C")
     return array, axes if set(axes) <= _AXES else None
 
 
 def _pixels(tif: Any, series: Any, path: Path) -> NDArray[Any]:
-    """The pixels of a series."""
-    size = path.stat().st_size
+    """The pixels of a series, with all its axes."""
+    size, shape = path.stat().st_size, series.get_shape(squeeze=False)
     if series.dataoffset is not None:
         dtype = np.dtype(series.dtype).newbyteorder(tif.byteorder)
         if series.dataoffset + series.size * dtype.itemsize > size:
             raise FileError(f"expected a whole image, got {path}, which is truncated; write or copy it again")
-        return np.memmap(path, dtype, "r", series.dataoffset, series.shape)
+        return np.memmap(path, dtype, "r", series.dataoffset, shape)
     from tifffile import COMPRESSION, PREDICTOR, TIFF
 
     page = series.keyframe
@@ -279,12 +305,11 @@ def _pixels(tif: Any, series: Any, path: Path) -> NDArray[Any]:
         name = _name(PREDICTOR, page.predictor)
         raise FileError(f"expected a TIFF without predictor, or a horizontal one, got {name} in {path}; {_CODECS}")
     for page in series.pages:
-        if page is not None:
-            for begin, count in zip(page.dataoffsets, page.databytecounts, strict=True):
-                if begin + count > size:
-                    raise FileError(f"expected a whole image, got {path}, which is truncated; write or copy it again")
+        for begin, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+            if begin + count > size:
+                raise FileError(f"expected a whole image, got {path}, which is truncated; write or copy it again")
     array: NDArray[Any] = series.asarray()
-    return array
+    return array.reshape(shape)
 
 
 def _name(names: Any, code: int) -> str:

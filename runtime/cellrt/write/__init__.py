@@ -1,7 +1,8 @@
 """Files out: instances -> label images, tables, polygons and overlays.
 
-Every file is written under a temporary name and renamed when it is whole, and the files of one image appear together
-or not at all. The same instances give the same bytes. Knows formats; never models.
+Every file is written under a temporary name and renamed when it is whole. The files of one image appear together or not
+at all, and older ones of that name are replaced together or not at all. Each carries a mark by which `is_output` knows
+it again. The same instances give the same bytes. Knows formats; never models.
 
 Coordinates in the table are those of `Instances`: pixel centres at integers. ImageJ and QuPath put the corner of the
 first pixel at (0, 0), so their polygons lie half a pixel further down and right.
@@ -11,8 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import io
 import os
+import re
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,11 +31,15 @@ from cellrt.errors import CellrtError, FileError
 from cellrt.instances import Instances
 from cellrt.readers import require
 from cellrt.write.overlay import draw
-from cellrt.write.polygons import write_geojson, write_rois
+from cellrt.write.polygons import GEOJSON_MARK, ROIS_MARK, write_geojson, write_rois
 
-__all__ = ["FORMATS", "Format", "write"]
+__all__ = ["FORMATS", "Format", "check", "is_output", "paths_of", "set_aside", "sweep", "write"]
 
 _LIMIT = 10_000_000  # pixels: larger coordinates are no image's, and products of two of them would not be exact
+_TABLE = ["id", "class", "score", "y", "x", "area", "y_begin", "x_begin", "y_end", "x_end"]
+_TABLE_MARK = ",".join(_TABLE).encode()
+_TEMPORARY = re.compile(r"\.cellrt-[0-9a-f]{12}\.part")
+_STALE = 3600  # seconds: no file takes that long to write
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,9 @@ class Format:
 
     suffix: str  # what follows the stem in the file's name
     description: str
+    mark: bytes  # what its files hold in their first kilobyte or at their end, and other programs' do not
     write: Callable[[_Result, BinaryIO], None]
+    package: str | None = None  # the optional package that writes it
 
 
 def write(
@@ -85,21 +95,74 @@ def write(
     Raises
     ------
     FileError
-        If a file cannot be written; none of this call's is left.
+        If a file cannot be written; none of this call's is left, and older files of these names are as they were.
     CellrtError
         If a format is unknown, the package for it is not installed, or the image or class names do not fit.
     """
-    names = list(dict.fromkeys(formats))
-    for name in names:
-        if name not in FORMATS:
-            raise CellrtError(f"expected formats out of {', '.join(FORMATS)}, got {name!r}")
+    names = check(formats)
     result = _result(instances, image, class_names, overlay="overlay" in names)
-    stem = Path(stem)
-    paths = [stem.with_name(stem.name + FORMATS[name].suffix) for name in names]
+    paths = paths_of(stem, names)
     with _replacing(paths) as files:
         for name, file in zip(names, files, strict=True):
             FORMATS[name].write(result, file)
     return paths
+
+
+def check(formats: Iterable[str]) -> list[str]:
+    """The names of formats, each once; a `CellrtError` if one is unknown or the package for it is not installed."""
+    names = list(dict.fromkeys(formats))
+    for name in names:
+        if name not in FORMATS:
+            raise CellrtError(f"expected formats out of {', '.join(FORMATS)}, got {name!r}")
+        package = FORMATS[name].package
+        if package is not None:
+            require(package)
+    return names
+
+
+def paths_of(stem: str | Path, formats: Iterable[str]) -> list[Path]:
+    """The files that `write` makes."""
+    stem = Path(stem)
+    return [stem.with_name(stem.name + FORMATS[name].suffix) for name in formats]
+
+
+def is_output(path: Path) -> bool:
+    """Whether cellrt wrote a file: its name ends as a format's and it carries the mark of that format."""
+    for form in FORMATS.values():
+        if path.name.removesuffix(".old").endswith(form.suffix):
+            try:
+                with path.open("rb") as file:
+                    head = file.read(1024)
+                    file.seek(max(0, os.fstat(file.fileno()).st_size - len(form.mark)))
+                    return form.mark in head or file.read() == form.mark
+            except OSError:
+                return False
+    return False
+
+
+def set_aside(paths: Iterable[Path]) -> list[Path]:
+    """Rename files of an earlier run (``cell.csv.old``): they are kept, and do not pass for those of this one.
+
+    Returns their new paths.
+    """
+    done: list[Path] = []
+    for path in paths:
+        older = path.with_name(f"{path.name}.old")
+        if is_output(path) and (is_output(older) or not os.path.lexists(older)):
+            with contextlib.suppress(OSError):
+                os.replace(path, older)
+                done.append(older)
+    return done
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files that a killed run left in a folder; a young one may belong to a run under way."""
+    with contextlib.suppress(OSError):
+        for path in list(folder.iterdir()):
+            if _TEMPORARY.fullmatch(path.name):
+                with contextlib.suppress(OSError):
+                    if time.time() - path.stat().st_mtime > _STALE:
+                        path.unlink()
 
 
 def _result(
@@ -125,10 +188,11 @@ def _result(
 
 @contextlib.contextmanager
 def _replacing(paths: Sequence[Path]) -> Iterator[list[BinaryIO]]:
-    """Open a temporary file beside each path; at the end rename them all, or remove them all after an error."""
+    """Open a temporary file beside each path; at the end rename them all. After an error everything is as it was."""
     current = paths[0] if paths else Path()
     temporary: list[Path] = []
-    done: list[Path] = []
+    older: list[Path] = []
+    renamed: list[tuple[Path, Path]] = []  # each is noted before it is done: undoing what was not done does nothing
     try:
         with contextlib.ExitStack() as stack:
             files: list[BinaryIO] = []
@@ -138,21 +202,39 @@ def _replacing(paths: Sequence[Path]) -> Iterator[list[BinaryIO]]:
                 temporary.append(current.parent / f".cellrt-{uuid.uuid4().hex[:12]}.part")
                 files.append(stack.enter_context(temporary[-1].open("xb")))
             yield files
+        # First all older files out of the way: one that another program holds open stops us here, nothing replaced.
         for current, part in zip(paths, temporary, strict=True):
+            if current.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            if os.path.lexists(current):
+                older.append(part.with_suffix(".old"))
+                renamed.append((current, older[-1]))
+                os.replace(current, older[-1])
+        for current, part in zip(paths, temporary, strict=True):
+            renamed.append((part, current))
             os.replace(part, current)
-            done.append(current)
     except BaseException as error:
         # an OSError of the writers above belongs to this block too: the disk is full, the network drive is gone
-        for path in temporary + done:
+        for before, after in reversed(renamed):
             with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
+                os.replace(after, before)
+        _unlink(temporary)
         if isinstance(error, OSError):
-            folder = current.parent
+            held = isinstance(error, PermissionError)
+            advice = f"close {current.name} in other programs" if held else "free space there"
             raise FileError(
-                f"expected to write {', '.join(path.name for path in paths)} into {folder}, got: "
-                f"{error.strerror or error}; free space there or choose another folder"
+                f"expected to write {', '.join(path.name for path in paths)} into {current.parent}, got: "
+                f"{error.strerror or error}; {advice} or choose another folder"
             ) from error
         raise
+    _unlink(older)
+
+
+def _unlink(paths: Iterable[Path]) -> None:
+    """Remove files, as far as that is possible."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def _write_labels(result: _Result, file: BinaryIO) -> None:
@@ -167,7 +249,7 @@ def _write_labels(result: _Result, file: BinaryIO) -> None:
         photometric="minisblack",
         compression="zlib",
         compressionargs={"level": 1},
-        metadata={"axes": "YX"},
+        metadata={"axes": "YX", "software": "cellrt"},  # the mark; the tag of that name lies beyond all strips' places
         software="cellrt",
     )
 
@@ -177,7 +259,7 @@ def _write_csv(result: _Result, file: BinaryIO) -> None:
     instances = result.instances
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["id", "class", "score", "y", "x", "area", "y_begin", "x_begin", "y_end", "x_end"])
+    table.writerow(_TABLE)
     columns = (instances.scores.tolist(), instances.points.tolist(), result.areas.tolist(), result.boxes.tolist())
     for index, (score, (y, x), area, box) in enumerate(zip(*columns, strict=True)):
         name = "" if instances.classes is None else result.class_names[int(instances.classes[index])]
@@ -198,16 +280,23 @@ def _write_geojson(result: _Result, file: BinaryIO) -> None:
 def _write_overlay(result: _Result, file: BinaryIO) -> None:
     """Picture of the image with the outlines, PNG."""
     require("PIL")
-    from PIL import Image
+    from PIL import Image, PngImagePlugin
 
     assert result.image is not None  # checked in _result
-    Image.fromarray(draw(result.image, result.instances.outlines)).save(file, format="PNG", compress_level=1)
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Software", "cellrt")
+    picture = Image.fromarray(draw(result.image, result.instances.outlines))
+    picture.save(file, format="PNG", compress_level=1, pnginfo=text)
 
 
 FORMATS = {
-    "labels": Format("_labels.tif", "label image: uint16 or uint32 TIFF", _write_labels),
-    "csv": Format(".csv", "table: class, score, point, area and box of each object", _write_csv),
-    "rois": Format("_rois.zip", "polygons: ROIs of ImageJ and Fiji", _write_rois),
-    "geojson": Format(".geojson", "polygons: detections of QuPath", _write_geojson),
-    "overlay": Format("_overlay.png", "picture: the image with the outlines", _write_overlay),
+    "labels": Format(
+        "_labels.tif", "label image: uint16 or uint32 TIFF", b'"software": "cellrt"', _write_labels, package="tifffile"
+    ),
+    "csv": Format(".csv", "table: class, score, point, area and box of each object", _TABLE_MARK, _write_csv),
+    "rois": Format("_rois.zip", "polygons: ROIs of ImageJ and Fiji", ROIS_MARK, _write_rois),
+    "geojson": Format(".geojson", "polygons: detections of QuPath", GEOJSON_MARK, _write_geojson),
+    "overlay": Format(
+        "_overlay.png", "picture: the image with the outlines", b"Software\0cellrt", _write_overlay, package="PIL"
+    ),
 }

@@ -22,6 +22,8 @@ from cellrt.instances import Instances
 
 # QuPath keeps hundredths of a pixel. A file in hundredths passes its import unchanged; a finer one is rounded there.
 _PER_PIXEL = 100
+ROIS_MARK = b"cellrt"  # the comment that ends the archive
+GEOJSON_MARK = b'{"type":"FeatureCollection","features":[\n'  # no other writer breaks the line there
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "cellrt")
 _CLASS_COLOURS = ((220, 40, 40), (40, 160, 60), (50, 90, 220), (230, 160, 20), (160, 60, 200), (20, 180, 190))
 _log = logging.getLogger(__name__)
@@ -38,6 +40,7 @@ def write_rois(instances: Instances, file: BinaryIO) -> None:
     width = max(3, len(str(len(instances))))
     whole = io.BytesIO()  # an archive goes back to fill in sizes after each entry, which is slow in a file
     with zipfile.ZipFile(whole, "w") as archive:
+        archive.comment = ROIS_MARK
         for label, (outline, point) in enumerate(zip(instances.polygons(), instances.points, strict=True), start=1):
             name = f"001_{label:0{width}d}"
             entry = zipfile.ZipInfo(f"{name}.roi")  # its date is 1980-01-01 unless told otherwise
@@ -70,7 +73,7 @@ def write_geojson(
     """
     classes = instances.classes.tolist() if instances.classes is not None else [0] * len(instances)
     measures = zip(instances.scores.tolist(), areas.tolist(), strict=True)
-    separator = b'{"type":"FeatureCollection","features":[\n'
+    separator = GEOJSON_MARK
     for index, (ring, (score, area)) in enumerate(zip(_simple_rings(instances), measures, strict=True)):
         closed = np.concatenate([ring, ring[:1]]) / _PER_PIXEL
         coordinates = json.dumps([closed.tolist()], separators=(",", ":"))
