@@ -1,4 +1,4 @@
-// normalize: each row is cast to float where it will lie, normalised there, then mirrored into the padding.
+// normalize: each row is cast and normalised in one pass to where it will lie, then mirrored into the padding.
 #include "normalize.hpp"
 
 #include <atomic>
@@ -20,26 +20,35 @@ std::int64_t reflect(std::int64_t i, std::int64_t n) {
     return phase < n ? phase : period - phase;
 }
 
-template <typename Pixel>
-void cast_row(const Pixel* pixels, std::int64_t step, std::int64_t n, float* row) {
-    if (step == 1) {
-        for (std::int64_t x = 0; x < n; ++x) row[x] = static_cast<float>(pixels[x]);
-    } else if (step == 3) {  // interleaved RGB: a constant step lets the compiler shuffle instead of gather
-        for (std::int64_t x = 0; x < n; ++x) row[x] = static_cast<float>(pixels[3 * x]);
-    } else {
-        for (std::int64_t x = 0; x < n; ++x) row[x] = static_cast<float>(pixels[x * step]);
-    }
+// Cast and normalise n pixels that lie `step` apart. Step is a type of its own where the compiler should know it.
+template <typename Pixel, typename Step>
+void normalize_pixels(const Pixel* pixels, Step step, std::int64_t n, float low, float divisor, float* row) {
+    for (std::int64_t x = 0; x < n; ++x) row[x] = (static_cast<float>(pixels[x * step]) - low) / divisor;
 }
 
-// True if every value is finite: no exponent is all ones. In integers, so that the loop vectorises.
-bool all_finite(const float* values, std::int64_t n) {
+template <typename Pixel>
+void normalize_row(const Pixel* pixels, std::int64_t step, std::int64_t n, float low, float divisor, float* row) {
+    if (step == 1)
+        normalize_pixels(pixels, std::integral_constant<std::int64_t, 1>(), n, low, divisor, row);
+    else if (step == 3)  // interleaved RGB: a constant step lets the compiler shuffle instead of gather
+        normalize_pixels(pixels, std::integral_constant<std::int64_t, 3>(), n, low, divisor, row);
+    else
+        normalize_pixels(pixels, step, n, low, divisor, row);
+}
+
+// True if every pixel is finite: no exponent is all ones. In integers, so that the loop vectorises.
+bool all_finite(const float* pixels, std::int64_t step, std::int64_t n) {
     std::uint32_t largest = 0;
-    for (std::int64_t i = 0; i < n; ++i) {
+    const auto look_at = [&](const float* pixel) {
         std::uint32_t bits;
-        std::memcpy(&bits, values + i, sizeof bits);
+        std::memcpy(&bits, pixel, sizeof bits);
         bits &= 0x7fffffffu;
         largest = bits > largest ? bits : largest;
-    }
+    };
+    if (step == 1)
+        for (std::int64_t x = 0; x < n; ++x) look_at(pixels + x);
+    else
+        for (std::int64_t x = 0; x < n; ++x) look_at(pixels + x * step);
     return largest < 0x7f800000u;
 }
 
@@ -57,13 +66,11 @@ void normalize(const StridedImage<Pixel>& image, const float* low, const float* 
             const Pixel* const pixels = image.first + reflect(y, n_y) * stride[1];
             for (std::int64_t channel = 0; channel < n_channels; ++channel) {
                 float* const row = out + (channel * out_y + y) * out_x;
-                cast_row(pixels + channel * stride[0], stride[2], n_x, row);
-                if (std::is_floating_point<Pixel>::value && !all_finite(row, n_x)) {
-                    finite.store(false, std::memory_order_relaxed);
+                const Pixel* const first = pixels + channel * stride[0];
+                normalize_row(first, stride[2], n_x, low[channel], divisor[channel], row);
+                if constexpr (std::is_floating_point_v<Pixel>) {
+                    if (!all_finite(first, stride[2], n_x)) finite.store(false, std::memory_order_relaxed);
                 }
-                const float channel_low = low[channel];
-                const float channel_divisor = divisor[channel];
-                for (std::int64_t x = 0; x < n_x; ++x) row[x] = (row[x] - channel_low) / channel_divisor;
                 for (std::int64_t x = n_x; x < out_x; ++x) row[x] = row[reflect(x, n_x)];
             }
         }

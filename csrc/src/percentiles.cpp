@@ -46,38 +46,34 @@ double interpolate(Number a, Number b, double fraction) {
 }
 
 // Counts pixels in parallel: count(begin, end, counts) adds the pixels begin..end of the image to its own 32-bit
-// counts. A piece is large enough that zeroing and adding up the counts costs little beside it, and below 2^31 pixels
-// so that no counter overflows.
+// counts, n_lanes histograms of n_counters each, which are added up to one. A piece is large enough that zeroing and
+// adding costs little beside it, and below 2^31 pixels so that no counter overflows.
 template <typename Count>
-void count_in_pieces(std::int64_t n_pixels, int n_threads, std::size_t n_counters, const Count& count, Counts& total) {
+Counts count_in_pieces(std::int64_t n_pixels, int n_threads, std::size_t n_lanes, std::size_t n_counters,
+                       const Count& count) {
     const std::int64_t per_thread = (n_pixels - 1) / thread_count(n_threads) + 1;
-    const std::int64_t worthwhile = 8 * static_cast<std::int64_t>(n_counters);
+    const std::int64_t worthwhile = 8 * static_cast<std::int64_t>(n_lanes * n_counters);
     const std::int64_t grain = std::min<std::int64_t>(std::max(per_thread, worthwhile), std::int64_t{1} << 31);
     std::mutex total_mutex;
-    total.assign(n_counters, 0);
+    Counts total(n_counters);
     parallel_for(n_pixels, grain, n_threads, [&](std::int64_t begin, std::int64_t end) {
-        std::vector<std::uint32_t> counts(n_counters);
+        std::vector<std::uint32_t> counts(n_lanes * n_counters);
         count(begin, end, counts.data());
         const std::lock_guard<std::mutex> lock(total_mutex);
-        for (std::size_t i = 0; i < n_counters; ++i) total[i] += counts[i];
+        for (std::size_t lane = 0; lane < n_lanes; ++lane)
+            for (std::size_t i = 0; i < n_counters; ++i) total[i] += counts[lane * n_counters + i];
     });
+    return total;
 }
 
-// How many neighbouring pixels are counted in histograms of their own. Neighbours are often equal, and adding to the
-// same counter again has to wait until the last sum has arrived in memory.
-constexpr int n_lanes = 2;
-
-// Adds the histograms of both lanes up to one of n counters.
-void add_lanes(Counts& counts, std::size_t n) {
-    for (std::size_t i = 0; i < n; ++i) counts[i] += counts[n + i];
-    counts.resize(n);
-}
+// Neighbouring pixels are counted in two histograms in turn. They are often equal, and adding to the same counter again
+// has to wait until the last sum has arrived in memory.
+constexpr std::size_t n_lanes = 2;
 
 // The histogram of an integer image, one counter per value.
 template <typename Pixel>
 Counts histogram(const PixelRuns<Pixel>& runs, int n_threads) {
     constexpr std::size_t n_values = std::size_t{1} << (8 * sizeof(Pixel));
-    Counts total;
     const auto count = [&](std::int64_t begin, std::int64_t end, std::uint32_t* counts) {
         runs.for_each(begin, end, [&](const Pixel* pixels, std::int64_t n, std::int64_t step) {
             std::int64_t i = 0;
@@ -88,9 +84,7 @@ Counts histogram(const PixelRuns<Pixel>& runs, int n_threads) {
             if (i < n) ++counts[pixels[i * step]];
         });
     };
-    count_in_pieces(runs.size(), n_threads, n_lanes * n_values, count, total);
-    add_lanes(total, n_values);
-    return total;
+    return count_in_pieces(runs.size(), n_threads, n_lanes, n_values, count);
 }
 
 // The bucket that holds an order statistic; the rank becomes the one within the bucket.
@@ -145,18 +139,16 @@ void for_each_keys(const float* pixels, std::int64_t n, std::int64_t step, const
 
 // Order statistics of a float image.
 void select(const PixelRuns<float>& runs, int n_threads, std::vector<std::int64_t>& ranks, std::vector<double>& found) {
-    Counts upper;
     const auto count_upper = [&](std::int64_t begin, std::int64_t end, std::uint32_t* counts) {
         runs.for_each(begin, end, [&](const float* pixels, std::int64_t n, std::int64_t step) {
             for_each_keys(pixels, n, step, [&](const std::uint32_t* keys, std::int64_t n_keys) {
                 for (std::int64_t i = 0; i < n_keys; ++i) {
-                    ++counts[static_cast<std::size_t>(i % n_lanes) * n_halves + (keys[i] >> 16)];
+                    ++counts[static_cast<std::size_t>(i) % n_lanes * n_halves + (keys[i] >> 16)];
                 }
             });
         });
     };
-    count_in_pieces(runs.size(), n_threads, n_lanes * n_halves, count_upper, upper);
-    add_lanes(upper, n_halves);
+    const Counts upper = count_in_pieces(runs.size(), n_threads, n_lanes, n_halves, count_upper);
 
     // Infinities and NaNs have the largest exponent: both ends of the order.
     const std::size_t infinity = key_of(INFINITY) >> 16;
@@ -181,7 +173,6 @@ void select(const PixelRuns<float>& runs, int n_threads, std::vector<std::int64_
         for (std::size_t slot = 0; slot < n_used; ++slot) {
             slot_of[buckets[first + slot]] = static_cast<std::uint8_t>(slot + 1);
         }
-        Counts lower;
         const auto count_lower = [&](std::int64_t begin, std::int64_t end, std::uint32_t* counts) {
             runs.for_each(begin, end, [&](const float* pixels, std::int64_t n, std::int64_t step) {
                 for_each_keys(pixels, n, step, [&](const std::uint32_t* keys, std::int64_t n_keys) {
@@ -192,7 +183,7 @@ void select(const PixelRuns<float>& runs, int n_threads, std::vector<std::int64_
                 });
             });
         };
-        count_in_pieces(runs.size(), n_threads, n_used * n_halves, count_lower, lower);
+        const Counts lower = count_in_pieces(runs.size(), n_threads, 1, n_used * n_halves, count_lower);
         for (std::size_t i = 0; i < ranks.size(); ++i) {
             const std::size_t slot = slot_of[bucket_of[i]];
             if (slot == 0) continue;
