@@ -154,8 +154,9 @@ def test_only_the_command_line_prints():
             assert not is_print, f"{name_of(path)}:{node.lineno} prints"
 
 
-def test_importing_cellrt_loads_numpy_and_nothing_else():
+def test_importing_cellrt_loads_nothing_else():
     optional = [
+        "numpy",
         "onnxruntime",
         "onnx",
         "torch",
@@ -173,10 +174,8 @@ def test_importing_cellrt_loads_numpy_and_nothing_else():
 
 
 def test_importing_cellrt_is_fast():
-    """What cellrt adds to numpy: 30 ms. The limit leaves room for a loaded machine; the best of five counts."""
-    script = (
-        "import numpy, time; begin = time.process_time(); import cellrt; print(time.process_time() - begin)"  # CPU time
-    )
+    """The first use of a name adds 30 ms to numpy. The limit leaves room for a loaded machine; the best of five counts."""
+    script = "import numpy, time; begin = time.process_time(); import cellrt; cellrt.load; print(time.process_time() - begin)"  # CPU time
     seconds = [
         float(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
         for _ in range(5)
