@@ -17,7 +17,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from cellrt import kernels
-from cellrt.errors import CapacityError, KernelError
+from cellrt.errors import CapacityError, DataError, KernelError
 
 DTYPES = st.sampled_from([np.uint8, np.uint16, np.float32])
 THREADS = st.integers(0, 3)
@@ -132,7 +132,7 @@ def test_parameters_that_percentiles_and_normalize_refuse():
             kernels.percentiles(image, np.array([bad]), threads=1)
     with pytest.raises(KernelError, match="expected percents as a float64 array, got int64"):
         kernels.percentiles(image, np.array([1]), threads=1)
-    with pytest.raises(KernelError, match=r"expected threads of 0 .* or more, got -1"):
+    with pytest.raises(KernelError, match=r"expected threads to be a whole number from 0 to 2147483647, got -1"):
         kernels.percentiles(image, np.array([50.0]), threads=-1)
     with pytest.raises(KernelError, match=r"expected out_shape of at least \(3, 4\), got \(3, 3\)"):
         kernels.normalize(image, one, one, out_shape=(3, 3), threads=1)
@@ -236,6 +236,16 @@ def test_star_candidates_refuses_maps_that_do_not_fit():
         candidates_of(maps, window=(0, 6, 0, 5))
     with pytest.raises(KernelError, match="out of range"):
         candidates_of(maps, origin=(2**30, 0))
+    with pytest.raises(KernelError, match=r"expected grid\[0\] to be a whole number from 1 to 1073741824, got 2147"):
+        candidates_of(maps, grid=(2**31, 1))
+    with pytest.raises(KernelError, match=r"expected grid to be two numbers \(y, x\), got 1"):
+        candidates_of(maps, grid=1)
+    with pytest.raises(KernelError, match=r"expected origin\[1\] to be a whole number"):
+        candidates_of(maps, origin=(0, -(2**40)))
+    with pytest.raises(KernelError, match="expected n_rays to be a whole number from 3 to 1024, got -1"):
+        candidates_of(maps, n_rays=-1)
+    with pytest.raises(KernelError, match="expected max_candidates to be a whole number"):
+        candidates_of(maps, max_candidates=-1)
     with pytest.raises(KernelError, match="out of range"):
         candidates_of(maps, prob_thresh=np.nan)
 
@@ -269,6 +279,11 @@ def test_star_nms_at_its_doors():
     assert (none.dtype, none.shape) == (np.int64, (0,))
     with pytest.raises(CapacityError, match="expected at most 3 pairs of overlapping candidates"):
         kernels.star_nms_2d(prob, dist, points, **parameters | {"max_pairs": 3})
+    for max_pairs in (-1, 2**70, 1.5):
+        with pytest.raises(KernelError, match="expected max_pairs to be a whole number from 0 to"):
+            kernels.star_nms_2d(prob, dist, points, **parameters | {"max_pairs": max_pairs})
+    with pytest.raises(KernelError, match="expected prob as a float32 array, got float"):
+        kernels.star_nms_2d(1.0, dist, points, **parameters)
     with pytest.raises(KernelError, match=r"expected nms_thresh between 0 and 1, got 1\.5"):
         kernels.star_nms_2d(prob, dist, points, **parameters | {"nms_thresh": 1.5})
     with pytest.raises(KernelError, match=r"expected points as a int32 array, got int64"):
@@ -341,6 +356,20 @@ def test_star_outlines_at_their_doors():
         kernels.star_outlines_2d(dist, points[:1], scale=(1, 1), threads=1)
     with pytest.raises(KernelError, match="expected a finite scale, got"):
         kernels.star_outlines_2d(dist, points, scale=(1, np.inf), threads=1)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_outlines_that_would_not_be_finite_are_refused(bad, threads):
+    dist, points = np.ones((600, 4), np.float32), np.zeros((600, 2))
+    for array in (dist, points):
+        array[-1, 0] = bad
+        with pytest.raises(DataError, match="expected finite lengths and points, got NaN or infinity"):
+            kernels.star_outlines_2d(dist, points, scale=(1, 1), threads=threads)
+        array[-1, 0] = 1
+    dist[0, 0] = 3e38
+    with pytest.raises(DataError):
+        kernels.star_outlines_2d(dist, points, scale=(1, 10), threads=threads)
 
 
 # ---- paint_polygons_2d --------------------------------------------------------------------------------------------
@@ -435,8 +464,9 @@ def test_painting_refuses_what_it_cannot_use():
             kernels.paint_polygons_2d(coords, offsets, np.array(wrong), **parameters)
     with pytest.raises(KernelError, match=r"expected order of shape \(1,\), got \(2,\)"):
         kernels.paint_polygons_2d(coords, offsets, np.array([0, 0]), **parameters)
-    with pytest.raises(KernelError, match="expected a shape"):
-        kernels.paint_polygons_2d(coords, offsets, order, shape=(-1, 4), threads=1)
+    for shape in ((-1, 4), (2**31, 4), (2.5, 4)):
+        with pytest.raises(KernelError, match=r"expected shape\[0\] to be a whole number from 0 to 1073741824, got"):
+            kernels.paint_polygons_2d(coords, offsets, order, shape=shape, threads=1)
 
 
 # ---- label_regions_2d, relabel ------------------------------------------------------------------------------------
@@ -485,13 +515,25 @@ def test_labels_that_are_refused():
         kernels.relabel(labels.astype(np.int64), threads=1)
     with pytest.raises(KernelError, match="expected labels contiguous"):
         kernels.relabel(labels.T, threads=1)
+    with pytest.raises(KernelError, match="expected labels as a int32 array, got list"):
+        kernels.relabel([1, 2], threads=1)
+    for n_labels in (-1, 2**31):
+        with pytest.raises(KernelError, match="expected n_labels to be a whole number from 0 to 2147483647, got"):
+            kernels.label_regions_2d(abs(labels), n_labels=n_labels, threads=1)
+    for threads in (-1, 2**40, 1.5, None):
+        with pytest.raises(KernelError, match="expected threads to be a whole number from 0 to 2147483647, got"):
+            kernels.relabel(abs(labels), threads=threads)
 
 
 # ---- All of them ----------------------------------------------------------------------------------------------------
 
 
-def test_usable_cores_is_at_least_one():
+def test_usable_cores_is_at_least_one_and_found_once():
     assert kernels.usable_cores() >= 1
+    begin = time.process_time()
+    for _ in range(1000):
+        kernels.usable_cores()
+    assert time.process_time() - begin < 0.05
 
 
 def long_calls() -> dict[str, Callable[[], object]]:

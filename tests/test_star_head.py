@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cellrt.errors import CellrtError
+from cellrt.errors import CapacityError, CellrtError
 from cellrt.heads import star
 from cellrt.instances import Instances
 from cellrt.manifest import StarSpec
@@ -118,6 +118,13 @@ def test_unusable_ray_lengths_are_refused(bad):
     maps[3, 5, 5] = bad
     with pytest.raises(CellrtError, match="expected finite ray lengths from the network"):
         star.decode(maps, spec(grid=(1, 1)), shape=(10, 10))
+
+
+def test_work_is_bounded():
+    maps = np.random.default_rng(0).uniform(15, 25, (9, 128, 128)).astype(np.float32)
+    maps[0] = 0.9
+    with pytest.raises(CapacityError, match="raise prob_thresh or lower nms_thresh"):
+        star.decode(maps, spec(nms_thresh=1.0), shape=(256, 256))
 
 
 def test_wrong_number_of_maps_is_refused():

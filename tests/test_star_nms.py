@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import signal
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
@@ -183,23 +186,53 @@ def test_thresholds_at_the_ends():
     assert 1 <= len(apart) < 20
 
 
+def count_pairs(candidates: Candidates, nms_thresh: float, threads: int = 1) -> int:
+    """The smallest limit on pairs that is enough."""
+    low, high = 0, 10**9
+    while low < high:
+        middle = (low + high) // 2
+        try:
+            suppress(candidates, nms_thresh, max_pairs=middle, threads=threads)
+            high = middle
+        except CapacityError:
+            low = middle + 1
+    return low
+
+
+def slivers(n: int) -> Candidates:
+    """Polygons as long as can be and a line wide, side by side: none touches another, and all are near each other."""
+    dist = np.tile(np.array([5e5, 1e-3, 5e5, 1e-3], np.float32), (n, 1))
+    points = np.stack([3 * np.arange(n), np.zeros(n)], axis=1).astype(np.int32)
+    return np.linspace(1, 0, n, dtype=np.float32), dist, points
+
+
 def test_the_limit_on_pairs_is_the_same_for_any_number_of_threads():
-    candidates = crowd(8, n=2000, n_rays=8, radius=4)
-
-    def smallest(threads: int) -> int:
-        low, high = 0, 10**7
-        while low < high:
-            middle = (low + high) // 2
-            try:
-                suppress(candidates, 0.5, max_pairs=middle, threads=threads)
-                high = middle
-            except CapacityError:
-                low = middle + 1
-        return low
-
-    limits = {smallest(threads) for threads in (1, 2, 3)}
+    limits = {count_pairs(crowd(8, n=2000, n_rays=8, radius=4), 0.5, threads) for threads in (1, 2, 3)}
     assert len(limits) == 1
     assert 2000 <= limits.pop() < 2000 * 40
+    # Where only the looking counts, and where looking and comparing do: needles of all lengths over each other.
+    for candidates in (slivers(3000), crowd(8, n=2000, n_rays=8, radius=300, shape="needle")):
+        assert len({count_pairs(candidates, 0.9, threads) for threads in (1, 2, 3)}) == 1
+
+
+def test_looking_without_comparing_is_limited_too():
+    few = count_pairs(slivers(2000), 0.5)
+    assert few > 2000
+    assert 3 * few < count_pairs(slivers(4000), 0.5) < 5 * few  # it is quadratic, and so is the count
+    with pytest.raises(CapacityError):
+        suppress(slivers(4000), 0.5, max_pairs=0)
+    begin = time.process_time()
+    with pytest.raises(CapacityError):
+        suppress(slivers(200_000), 0.5, max_pairs=10**6)
+    assert time.process_time() - begin < 2  # without the limit: a minute
+
+
+@pytest.mark.parametrize("name", ["ll_nms2d_a", "ll_nms2d_b"])
+def test_usual_candidates_take_few_pairs(name):
+    case = np.load(reference_file("cases", f"{name}.npz"))
+    candidates = case["prob"], case["dist"], case["points"].astype(np.int32)
+    for nms_thresh, most in ((0.3, 1.1), (0.5, 1.2), (0.8, 3)):
+        assert count_pairs(candidates, nms_thresh) < most * len(candidates[0])
 
 
 @pytest.mark.parametrize(
@@ -213,7 +246,7 @@ def test_values_that_cannot_be_used(array, value):
         suppress((prob, dist, points), 0.4)
     stream = kernels.StarNms2D(32, 0, 100)
     with pytest.raises(DataError, match="prob without NaN, 0 < dist <= 2\\^20"):
-        stream.add(prob, dist, points)
+        stream.add(prob, dist, points, None)
     assert len(stream) == 0
 
 
@@ -309,6 +342,58 @@ def test_cancel():
     timer.join()
 
 
+LONG_SUPPRESSION = """
+import signal, sys
+import numpy as np
+from cellrt import kernels
+
+n, n_rays = 20_000, 32
+random = np.random.default_rng(0)
+stream = kernels.StarNms2D(n_rays, 0, n)
+dist = random.uniform(15, 25, (n, n_rays)).astype(np.float32)
+stream.add(random.random(n, np.float32), dist, random.integers(0, 100, (n, 2)).astype(np.int32), None)
+calls = []
+signal.signal(signal.SIGTERM, lambda *_: calls.append("handled"))
+print("ready", flush=True)
+try:
+    stream.survivors(1.0, 10**15, int(sys.argv[1]))
+except KeyboardInterrupt:
+    print("interrupted", *calls, len(stream), flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are sent otherwise there")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_ctrl_c_ends_a_long_suppression(threads):
+    command = [sys.executable, "-c", LONG_SUPPRESSION, str(threads)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(0.3)
+            process.send_signal(signal.SIGTERM)  # a handler that returns: the call goes on
+            time.sleep(0.3)
+            assert process.poll() is None
+            begin = time.perf_counter()
+            process.send_signal(signal.SIGINT)
+            assert process.stdout.readline() == "interrupted handled 20000\n"
+            assert time.perf_counter() - begin < 0.5
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
+
+
+def test_suppression_on_another_thread_than_the_main_one():
+    prob, dist, points = row_major(*crowd(17, n=500, n_rays=8, radius=5))
+    stream = kernels.StarNms2D(8, 0, len(prob))
+    stream.add(prob, dist, points, None)
+    found: list[NDArray[np.float32]] = []
+    worker = threading.Thread(target=lambda: found.append(stream.survivors(0.4, 10**9, 2)[0]))
+    worker.start()
+    worker.join()
+    np.testing.assert_array_equal(found[0], stream.survivors(0.4, 10**9, 2)[0])
+
+
 # ---- Tile by tile -------------------------------------------------------------------------------------------------
 
 
@@ -345,15 +430,15 @@ def test_any_tiles_in_any_order_give_the_untiled_survivors(seed, tile_y, tile_x,
 def test_the_cap_leaves_everything_as_it_was():
     prob, dist, points = crowd(14, n=30)
     stream = kernels.StarNms2D(32, 0, 40)
-    stream.add(prob, dist, points)
+    stream.add(prob, dist, points, None)
     before = stream.survivors(0.4, 10**6, 1)
     with pytest.raises(CapacityError, match="expected at most 40 candidates, got 30 more") as caught:
-        stream.add(prob, dist, points)
+        stream.add(prob, dist, points, None)
     assert caught.value.status == kernels.ERROR_CAPACITY
     assert len(stream) == 30
     for array, wanted in zip(stream.survivors(0.4, 10**6, 1)[:3], before[:3], strict=True):
         np.testing.assert_array_equal(array, wanted)
-    stream.add(prob[:10], dist[:10], points[:10] + np.int32(500))
+    stream.add(prob[:10], dist[:10], points[:10] + np.int32(500), None)
     assert len(stream) == 40
     assert len(stream.survivors(0.4, 10**6, 1)[0]) > len(before[0])
 
@@ -396,7 +481,8 @@ def test_several_threads_on_one_stream():
     stream = kernels.StarNms2D(8, 0, len(prob))
     parts = np.array_split(np.arange(len(prob)), 16)
     workers = [
-        threading.Thread(target=lambda part=part: stream.add(prob[part], dist[part], points[part])) for part in parts
+        threading.Thread(target=lambda part=part: stream.add(prob[part], dist[part], points[part], None))
+        for part in parts
     ]
     for worker in workers:
         worker.start()

@@ -55,7 +55,8 @@ CELLRT_API int32_t cellrt_version(void);
 /* A constant English sentence for a status; never NULL. */
 CELLRT_API const char *cellrt_status_text(int32_t status);
 
-/* Cores this process may use: the affinity mask and, on Linux, the container's CPU quota; at least 1. */
+/* Cores this process may use: the affinity mask and, on Linux, the container's CPU quota; at least 1. Read once, at the
+ * first call that needs it; later changes of the mask or the quota are not seen. */
 CELLRT_API int32_t cellrt_usable_cores(void);
 
 /* ---- Before the network ------------------------------------------------------------------------------------- */
@@ -138,7 +139,9 @@ CELLRT_API int32_t cellrt_star_candidates_2d(const float *maps, int32_t n_rays, 
  * dist        n * n_rays floats, finite, 0 < dist <= 2^20; ray k points along (y, x) = (sin, cos)(2 pi k / n_rays)
  * points      n * 2 int32: y, x in pixels, magnitude at most 2^30
  * nms_thresh  overlap above which the weaker candidate is dropped, in [0, 1]
- * max_pairs   most pairs of polygons that may be compared; more gives CELLRT_ERROR_CAPACITY (independent of n_threads)
+ * max_pairs   limit on the work; more gives CELLRT_ERROR_CAPACITY. Each comparison of a candidate with a kept polygon
+ *             whose box touches its own counts as one pair; so do every 64 cells and boxes that one search of the grid
+ *             of kept polygons looks at (at most two searches per candidate). Independent of n_threads.
  * cancel      NULL, or a flag that another thread sets to non-zero to stop the call (CELLRT_ERROR_CANCELLED)
  * n_kept      how many candidates survive
  * kept        n int64: the indices of the survivors in descending order of probability; the rest is left alone
@@ -154,7 +157,9 @@ CELLRT_API int32_t cellrt_star_nms_2d(const float *prob, const float *dist, cons
  * dist              n * n_rays floats
  * points            n * 2 doubles: y, x, already scaled
  * scale_y, scale_x  1 unless the network saw a rescaled image
- * coords            n * n_rays * 2 floats: y, x */
+ * coords            n * n_rays * 2 floats: y, x
+ *
+ * A vertex that is not finite (NaN or infinity in dist or points, or an overflow): CELLRT_ERROR_DATA. */
 CELLRT_API int32_t cellrt_star_outlines_2d(const float *dist, const double *points, int64_t n, int32_t n_rays,
                                            double scale_y, double scale_x, int32_t n_threads, float *coords);
 

@@ -1,4 +1,6 @@
 // usable_cores: how many cores this process may use, not how many the machine has.
+//
+// Finding out reads a handful of files, as long as the suppression of a small image takes: it is done once.
 #if defined(_WIN32)
 #define WIN32_LEAN_AND_MEAN
 #define NOMINMAX
@@ -118,9 +120,7 @@ int quota_cores() {
 
 #endif
 
-}  // namespace
-
-int usable_cores() noexcept {
+int find_usable_cores() noexcept {
     int count = machine_cores();
 #if defined(__linux__)
     try {
@@ -132,6 +132,13 @@ int usable_cores() noexcept {
         return count;  // no memory for a path: the machine's count will do
     }
 #endif
+    return count;
+}
+
+}  // namespace
+
+int usable_cores() noexcept {
+    static const int count = find_usable_cores();
     return count;
 }
 

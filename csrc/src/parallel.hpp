@@ -10,13 +10,12 @@
 #include <cstdint>
 #include <exception>
 #include <mutex>
-#include <system_error>
 #include <thread>
 #include <vector>
 
 namespace cellrt {
 
-// Cores this process may use; at least 1. See cellrt_usable_cores().
+// Cores this process may use; at least 1; found once per process. See cellrt_usable_cores().
 int usable_cores() noexcept;
 
 // 0 means every usable core.
@@ -57,8 +56,8 @@ void parallel_for(std::int64_t n, std::int64_t grain, int n_threads, const Body&
     for (int i = 1; i < n_workers; ++i) {
         try {
             workers.emplace_back(work);
-        } catch (const std::system_error&) {
-            break;  // no more threads to be had: the ones that started, and this one, do the rest
+        } catch (...) {  // threads that have started must be joined, so nothing may leave here
+            break;       // no thread or no memory to be had: the ones that started, and this one, do the rest
         }
     }
     work();

@@ -8,7 +8,8 @@
 //   3. a sweep computes the area that the original's polygon clipper would (star_overlap_2d.cpp).
 // Ranks are cut into chunks. Within a chunk, all candidates are tested against the polygons kept before it, in
 // parallel; those left over, few, are then tested one after the other against the polygons kept since. So which pairs
-// are compared depends on the ranks only, and neither the result nor the count of pairs on the number of threads.
+// are compared, and what is looked at to find them, depends on the ranks only, and neither the result nor the count of
+// pairs on the number of threads.
 #include "star_nms_2d.hpp"
 
 #include <algorithm>
@@ -28,6 +29,7 @@ namespace {
 constexpr float longest_ray = 1048576.0F;          // 2^20 pixels
 constexpr std::int32_t farthest_point = 1 << 30;   // pixels
 constexpr std::int32_t most_profile_rows = 256;    // taller polygons go straight to the sweep
+constexpr std::int64_t looks_per_pair = 64;         // cells and boxes that take as long as comparing two profiles
 constexpr std::int32_t widest_profile = 1 << 14;   // pixels: sums of profiles stay exact to far below a pixel
 
 using Rank = std::uint32_t;
@@ -242,9 +244,10 @@ public:
 
     void add(const Shape& shape, Rank candidate);
 
-    // visit(index) for each kept polygon from `first` on whose box touches `box`.
+    // visit(index) for each kept polygon from `first` on whose box touches `box`. Returns how many cells and boxes were
+    // looked at for that: most of the work where long boxes share cells and do not touch.
     template <typename Visit>
-    void visit_touching(const Box& box, std::size_t first, const Visit& visit) const;
+    std::int64_t visit_touching(const Box& box, std::size_t first, const Visit& visit) const;
 
 private:
     static constexpr int finest = 3, n_levels = 24;  // cells of 2^level pixels
@@ -300,7 +303,12 @@ void KeptPolygons::add(const Shape& shape, Rank candidate) {
 }
 
 template <typename Visit>
-void KeptPolygons::visit_touching(const Box& box, std::size_t first, const Visit& visit) const {
+std::int64_t KeptPolygons::visit_touching(const Box& box, std::size_t first, const Visit& visit) const {
+    std::int64_t n_looks = 0;
+    const auto look = [&](std::uint32_t index) {
+        ++n_looks;
+        if (touch(kept_[index].summary.box, box)) visit(index);
+    };
     for (int level = finest; level < n_levels; ++level) {
         const std::vector<std::uint32_t>& in_level = in_level_[level];
         if (in_level.empty() || in_level.back() < first) continue;
@@ -312,21 +320,21 @@ void KeptPolygons::visit_touching(const Box& box, std::size_t first, const Visit
         const std::int64_t n_here = static_cast<std::int64_t>(in_level.size());
         // Both factors are below 2^20 even for the largest box over the finest cells.
         if ((row_end - row_begin) * (column_end - column_begin) >= n_here) {
-            for (auto index = in_level.rbegin(); index != in_level.rend() && *index >= first; ++index)
-                if (touch(kept_[*index].summary.box, box)) visit(*index);
+            for (auto index = in_level.rbegin(); index != in_level.rend() && *index >= first; ++index) look(*index);
             continue;
         }
+        n_looks += (row_end - row_begin) * (column_end - column_begin);
         for (std::int64_t row = row_begin; row < row_end; ++row)
             for (std::int64_t column = column_begin; column < column_end; ++column) {
                 // Latest first, so the list can be left at the first that is too old.
                 std::uint32_t next = cells_[slot(cell_key(level, row, column))].head;
                 while (next > first) {
-                    const Kept& kept = kept_[next - 1];
-                    if (touch(kept.summary.box, box)) visit(next - 1);
-                    next = kept.next_in_cell;
+                    look(next - 1);
+                    next = kept_[next - 1].next_in_cell;
                 }
             }
     }
+    return n_looks;
 }
 
 // ---- Comparing two polygons -----------------------------------------------------------------------------------
@@ -400,6 +408,10 @@ private:
     }
     bool suppresses(const Kept& kept, Scratch& scratch, bool* outline_ready) const;
     bool suppressed(Rank candidate, std::size_t first_kept, Scratch& scratch);
+    void count(std::int64_t n_pairs) {
+        const std::int64_t before = n_pairs_.fetch_add(n_pairs, std::memory_order_relaxed);
+        require(before + n_pairs <= max_pairs_, CELLRT_ERROR_CAPACITY);
+    }
     std::unique_ptr<Scratch> take_scratch();
     void return_scratch(std::unique_ptr<Scratch> scratch);
 
@@ -438,15 +450,17 @@ bool Suppression::suppresses(const Kept& kept, Scratch& scratch, bool* outline_r
 
 // Whether a polygon kept from `first_kept` on suppresses the candidate. Leaves its shape in scratch.shape.
 bool Suppression::suppressed(Rank candidate, std::size_t first_kept, Scratch& scratch) {
+    poll();
     scratch.shape.trace(candidates_, rays_, candidate);
     const Summary& summary = scratch.shape.summary;
     auto& neighbours = scratch.neighbours;
     neighbours.clear();
-    kept_.visit_touching(summary.box, first_kept, [&](std::uint32_t index) {
+    const std::int64_t n_looks = kept_.visit_touching(summary.box, first_kept, [&](std::uint32_t index) {
         const std::int64_t y = std::int64_t{kept_[index].summary.y} - summary.y;
         const std::int64_t x = std::int64_t{kept_[index].summary.x} - summary.x;
         neighbours.emplace_back(y * y + x * x, index);  // the boxes touch, so |y| and |x| are below 2^23
     });
+    if (n_looks >= looks_per_pair) count(n_looks / looks_per_pair);
     if (neighbours.empty()) return false;
     scratch.shape.trace_profile();
     std::swap(neighbours.front(), *std::min_element(neighbours.begin(), neighbours.end()));
@@ -458,8 +472,7 @@ bool Suppression::suppressed(Rank candidate, std::size_t first_kept, Scratch& sc
         found = suppresses(kept_[neighbours[tested].second], scratch, &outline_ready);
         ++tested;
     }
-    const std::int64_t before = n_pairs_.fetch_add(static_cast<std::int64_t>(tested), std::memory_order_relaxed);
-    require(before + static_cast<std::int64_t>(tested) <= max_pairs_, CELLRT_ERROR_CAPACITY);
+    count(static_cast<std::int64_t>(tested));
     return found;
 }
 
@@ -488,7 +501,6 @@ std::vector<Rank> Suppression::run(int n_threads) {
         left_over.assign(static_cast<std::size_t>(size), 1);
         if (first_new > 0)
             parallel_for(size, 128, n_threads, [&](std::int64_t from, std::int64_t to) {
-                poll();
                 std::unique_ptr<Scratch> scratch = take_scratch();
                 for (std::int64_t i = from; i < to; ++i) {
                     const std::size_t soon = candidates_.order[std::min(begin + i + 4, candidates_.n - 1)];
@@ -501,7 +513,6 @@ std::vector<Rank> Suppression::run(int n_threads) {
             });
         for (std::int64_t i = 0; i < size; ++i) {
             if (!left_over[static_cast<std::size_t>(i)]) continue;
-            poll();
             const Rank candidate = candidates_.order[begin + i];
             if (suppressed(candidate, first_new, *own_scratch)) continue;
             if (!own_scratch->shape.summary.has_profile) own_scratch->shape.trace_profile();

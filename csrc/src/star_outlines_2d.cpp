@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "parallel.hpp"
+#include "status.hpp"
 
 namespace cellrt {
 
@@ -26,6 +27,7 @@ void star_outlines_2d(const float* dist, const double* points, std::int64_t n, s
     };
     constexpr std::int64_t polygons_per_grain = 256;
     parallel_for(n, polygons_per_grain, n_threads, [&](std::int64_t begin, std::int64_t end) {
+        bool usable = true;
         for (std::int64_t i = begin; i < end; ++i) {
             const float* const lengths = dist + i * n_rays;
             float* const vertices = coords + 2 * i * n_rays;
@@ -33,8 +35,10 @@ void star_outlines_2d(const float* dist, const double* points, std::int64_t n, s
                 const auto at = static_cast<std::size_t>(ray);
                 vertices[2 * ray] = vertex(lengths[ray], sines[at], scale_y, points[2 * i]);
                 vertices[2 * ray + 1] = vertex(lengths[ray], cosines[at], scale_x, points[2 * i + 1]);
+                usable &= std::isfinite(vertices[2 * ray]) & std::isfinite(vertices[2 * ray + 1]);
             }
         }
+        require(usable, CELLRT_ERROR_DATA);
     });
 }
 

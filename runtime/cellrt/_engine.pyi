@@ -33,7 +33,7 @@ class StarNms2D:
         prob: NDArray[np.float32],
         dist: NDArray[np.float32],
         points: NDArray[np.int32],
-        class_prob: NDArray[np.float32] | None = None,
+        class_prob: NDArray[np.float32] | None,
     ) -> None:
         """Copy the candidates of one tile; on an error nothing has changed.
 
@@ -45,8 +45,8 @@ class StarNms2D:
             Ray lengths in pixels, 0 < dist <= 2^20.
         points : int32 (n, 2)
             (y, x) in pixels of the whole image, magnitude at most 2^30.
-        class_prob : float32 (n, n_class_channels), optional
-            Required unless n_class_channels is 0.
+        class_prob : float32 (n, n_class_channels) or None
+            None only if n_class_channels is 0.
 
         Raises
         ------
@@ -68,7 +68,7 @@ class StarNms2D:
         nms_thresh : float
             In [0, 1]: overlap (intersection over the smaller area) above which the weaker candidate is dropped.
         max_pairs : int
-            Most pairs of polygons that may be compared.
+            Limit on the work, as for `cellrt.kernels.star_nms_2d`.
         n_threads : int
             0 uses every usable core; the result is the same for any number.
 
@@ -83,7 +83,9 @@ class StarNms2D:
         Raises
         ------
         CapacityError
-            More pairs would have to be compared.
+            It would take more pairs.
         KernelError
             A number is out of range.
+        KeyboardInterrupt
+            Ctrl-C on the main thread, within about 0.1 s; so does whatever another signal's handler raises.
         """

@@ -7,6 +7,7 @@ everything. `threads` is 0 for every usable core, or a number; the result is the
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,12 @@ __all__ = [
     "version",
 ]
 
+# The limits of the C interface (csrc/include/cellrt.h).
+_MAX_SIDE = 2**30
+_MAX_COUNT = 2**40
+_MAX_INT32 = 2**31 - 1
+_MAX_INT64 = 2**63 - 1
+
 
 def version() -> int:
     """Version of the native code: 10000 * major + 100 * minor + patch."""
@@ -58,7 +65,7 @@ def version() -> int:
 
 
 def usable_cores() -> int:
-    """Cores this process may use: the affinity mask and, on Linux, the container's CPU quota."""
+    """Cores this process may use: the affinity mask and, on Linux, the container's CPU quota; read once."""
     return _kernels.usable_cores()
 
 
@@ -125,7 +132,7 @@ def normalize(
             f"expected finite low and finite divisor other than 0, got {low.tolist()} and {divisor.tolist()}",
             ERROR_ARGUMENT,
         )
-    out_y, out_x = out_shape
+    out_y, out_x = _pair("out_shape", out_shape, 0, _MAX_SIDE)
     if out_y < n_y or out_x < n_x:
         raise KernelError(f"expected out_shape of at least {(n_y, n_x)}, got {tuple(out_shape)}", ERROR_ARGUMENT)
     out = np.empty((n_channels, out_y, out_x), np.float32)
@@ -177,6 +184,10 @@ def star_candidates_2d(
     class_prob : float32 (n, n_class_channels) or None
         None when `n_class_channels` is 0.
     """
+    n_rays = _whole_number("n_rays", n_rays, 3, 1024)
+    n_class_channels = _whole_number("n_class_channels", n_class_channels, 0, 1 << 20)
+    max_candidates = _whole_number("max_candidates", max_candidates, 0, _MAX_COUNT)
+    grid, origin = _pair("grid", grid, 1, _MAX_SIDE), _pair("origin", origin, -_MAX_SIDE, _MAX_SIDE)
     _check_array("maps", maps, np.float32, (1 + n_rays + n_class_channels, -1, -1))
     _, n_y, n_x = maps.shape
     y_begin, y_end, x_begin, x_end = window
@@ -226,7 +237,8 @@ def star_nms_2d(
     nms_thresh : float
         In [0, 1]: overlap (intersection over the smaller area) above which the weaker candidate is dropped.
     max_pairs : int
-        Most pairs of polygons that may be compared; more give a `CapacityError`.
+        Limit on the work; more gives a `CapacityError`. A pair is the comparison of a candidate with a survivor whose
+        box touches its own; every 64 grid cells and boxes looked at in one search for survivors count as one more.
     threads : int
         0 uses every usable core.
 
@@ -235,13 +247,14 @@ def star_nms_2d(
     int64 (n_kept,)
         Indices of the survivors in descending order of probability, ties in ascending order of index.
     """
-    n = len(prob)
     _check_array("prob", prob, np.float32, (-1,))
+    n = len(prob)
     _check_array("dist", dist, np.float32, (n, -1))
     _check_array("points", points, np.int32, (n, 2))
     _check_rays(dist)
     if not 0 <= nms_thresh <= 1:
         raise KernelError(f"expected nms_thresh between 0 and 1, got {nms_thresh}", ERROR_ARGUMENT)
+    max_pairs = _whole_number("max_pairs", max_pairs, 0, _MAX_INT64)
     kept = np.empty(n, np.int64)
     status, n_kept = _kernels.star_nms_2d(prob, dist, points, nms_thresh, max_pairs, _threads(threads), kept)
     if status == ERROR_CAPACITY:
@@ -262,9 +275,9 @@ def star_outlines_2d(
     Parameters
     ----------
     dist : float32 (n, n_rays)
-        Ray lengths in pixels of the network's input.
+        Ray lengths in pixels of the network's input; finite.
     points : float64 (n, 2)
-        (y, x) in pixels of the image: already scaled.
+        (y, x) in pixels of the image: already scaled; finite.
     scale : (float, float)
         Pixels of the image per pixel of the network's input (y, x).
     threads : int
@@ -283,7 +296,7 @@ def star_outlines_2d(
         raise KernelError(f"expected a finite scale, got {tuple(scale)}", ERROR_ARGUMENT)
     coords = np.empty((*dist.shape, 2), np.float32)
     status = _kernels.star_outlines_2d(dist, points, scale_y, scale_x, _threads(threads), coords)
-    _check_status(status, "star_outlines_2d", "finite lengths")
+    _check_status(status, "star_outlines_2d", "finite lengths and points, got NaN or infinity")
     return coords
 
 
@@ -328,10 +341,7 @@ def paint_polygons_2d(
         raise KernelError(
             f"expected order to hold indices of {n} polygons, got {order.min()} to {order.max()}", ERROR_ARGUMENT
         )
-    n_y, n_x = shape
-    if n_y < 0 or n_x < 0:
-        raise KernelError(f"expected a shape (y, x) of sides that are not negative, got {tuple(shape)}", ERROR_ARGUMENT)
-    labels = np.empty((n_y, n_x), np.int32)
+    labels = np.empty(_pair("shape", shape, 0, _MAX_SIDE), np.int32)
     status = _kernels.paint_polygons_2d(coords, offsets, order, _threads(threads), labels)
     _check_status(status, "paint_polygons_2d", "coordinates that are finite and within 2^40 pixels, got others")
     return labels
@@ -360,6 +370,7 @@ def label_regions_2d(
         Mean (y, x); -1 for a label that does not occur.
     """
     _check_array("labels", labels, np.int32, (-1, -1))
+    n_labels = _whole_number("n_labels", n_labels, 0, _MAX_INT32)
     areas = np.empty(n_labels, np.int64)
     boxes = np.empty((n_labels, 4), np.int32)
     centroids = np.empty((n_labels, 2), np.float64)
@@ -385,7 +396,7 @@ def relabel(labels: NDArray[np.int32], *, threads: int) -> tuple[NDArray[np.int3
     relabelled : int32, the same shape
     n_labels : int
     """
-    _check_array("labels", labels, np.int32, (-1,) * labels.ndim)
+    _check_array("labels", labels, np.int32, None)
     table = np.empty(int(labels.max(initial=0)) + 1, np.int32)
     relabelled = np.empty_like(labels)
     status, n_labels = _kernels.relabel(labels.reshape(-1), _threads(threads), table, relabelled.reshape(-1))
@@ -395,16 +406,18 @@ def relabel(labels: NDArray[np.int32], *, threads: int) -> tuple[NDArray[np.int3
     return relabelled, n_labels
 
 
-def _check_array(name: str, array: NDArray[Any], dtype: DTypeLike, shape: tuple[int, ...]) -> None:
-    """Refuse anything but a contiguous array of the dtype and shape (-1: any length)."""
+def _check_array(name: str, array: NDArray[Any], dtype: DTypeLike, shape: tuple[int, ...] | None) -> None:
+    """Refuse anything but a contiguous array of the dtype and shape (-1: any length; None: any shape)."""
     dtype = np.dtype(dtype)
-    wanted = tuple("any" if n == -1 else n for n in shape)
     if not isinstance(array, np.ndarray) or array.dtype != dtype:
         got = getattr(array, "dtype", type(array).__name__)
         raise KernelError(
             f"expected {name} as a {dtype} array, got {got!s}: use numpy.asarray({name}, ...)", ERROR_ARGUMENT
         )
-    if array.ndim != len(shape) or any(n not in (-1, m) for n, m in zip(shape, array.shape, strict=True)):
+    if shape is not None and (
+        array.ndim != len(shape) or any(n not in (-1, m) for n, m in zip(shape, array.shape, strict=True))
+    ):
+        wanted = tuple("any" if n == -1 else n for n in shape)
         raise KernelError(f"expected {name} of shape {wanted}, got {array.shape}", ERROR_ARGUMENT)
     if not array.flags.c_contiguous:
         raise KernelError(
@@ -436,10 +449,28 @@ def _check_rays(dist: NDArray[np.float32]) -> None:
 
 
 def _threads(threads: int) -> int:
-    """Refuse a negative number of threads."""
-    if threads < 0:
-        raise KernelError(f"expected threads of 0 (every usable core) or more, got {threads}", ERROR_ARGUMENT)
-    return threads
+    """The number of threads, if it is one; 0 is every usable core."""
+    return _whole_number("threads", threads, 0, _MAX_INT32)
+
+
+def _whole_number(name: str, value: int, low: int, high: int) -> int:
+    """The value, if it is a whole number that the C interface can take."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or not low <= number <= high:
+        raise KernelError(f"expected {name} to be a whole number from {low} to {high}, got {value!r}", ERROR_ARGUMENT)
+    return number
+
+
+def _pair(name: str, values: tuple[int, int], low: int, high: int) -> tuple[int, int]:
+    """The values (y, x), if they are whole numbers that the C interface can take."""
+    try:
+        y, x = values
+    except (TypeError, ValueError):
+        raise KernelError(f"expected {name} to be two numbers (y, x), got {values!r}", ERROR_ARGUMENT) from None
+    return _whole_number(f"{name}[0]", y, low, high), _whole_number(f"{name}[1]", x, low, high)
 
 
 def _check_status(status: int, function: str, expected: str) -> None:

@@ -15,7 +15,9 @@ from cellrt.instances import Instances
 from cellrt.manifest import StarSpec
 
 MAX_CANDIDATES = 1 << 22  # 0.6 GB at 32 rays; an image of 100 megapixels has about two million
-MAX_PAIRS_PER_CANDIDATE = 4096  # real images need fewer than 10; beyond this a run would not end in useful time
+# Recorded images need 1 to 8 at the thresholds that models come with. Suppression at nms_thresh=1 of all that a network
+# is sure of needs about 100; ten thousand candidates at this limit take three seconds of one core.
+MAX_PAIRS_PER_CANDIDATE = 256
 
 
 class Collector:
@@ -115,7 +117,15 @@ class Collector:
             Pixels of that image per pixel of the image that the network saw.
         """
         max_pairs = MAX_PAIRS_PER_CANDIDATE * max(len(self._nms), 256)
-        prob, dist, points, class_prob = self._nms.survivors(self._nms_thresh, max_pairs, self._threads)
+        try:
+            prob, dist, points, class_prob = self._nms.survivors(self._nms_thresh, max_pairs, self._threads)
+        except CapacityError as error:
+            raise CapacityError(
+                f"expected at most {MAX_PAIRS_PER_CANDIDATE} comparisons per candidate, got more among {len(self._nms)} "
+                f"candidates with prob_thresh={self._prob_thresh:g} and nms_thresh={self._nms_thresh:g}; raise "
+                "prob_thresh or lower nms_thresh",
+                error.status,
+            ) from None
         centres = points.astype(np.float64) * scale
         coords = kernels.star_outlines_2d(dist, centres, scale=scale, threads=self._threads).reshape(-1, 2)
         offsets = np.arange(len(prob) + 1, dtype=np.int64) * self._spec.n_rays
