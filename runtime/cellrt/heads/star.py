@@ -121,9 +121,9 @@ class Collector:
             prob, dist, points, class_prob = self._nms.survivors(self._nms_thresh, max_pairs, self._threads)
         except CapacityError as error:
             raise CapacityError(
-                f"expected at most {MAX_PAIRS_PER_CANDIDATE} comparisons per candidate, got more among {len(self._nms)} "
-                f"candidates with prob_thresh={self._prob_thresh:g} and nms_thresh={self._nms_thresh:g}; raise "
-                "prob_thresh or lower nms_thresh",
+                f"expected at most {MAX_PAIRS_PER_CANDIDATE} comparisons per candidate, got more among "
+                f"{len(self._nms)} candidates with prob_thresh={self._prob_thresh:g} and "
+                f"nms_thresh={self._nms_thresh:g}; raise prob_thresh or lower nms_thresh",
                 error.status,
             ) from None
         centres = points.astype(np.float64) * scale
