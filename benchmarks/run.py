@@ -1,0 +1,19 @@
+"""Run every comparison, then write the tables. `make bench` calls this."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+def main():
+    """Run the scripts one after the other, options passed on; stop at the first that fails."""
+    for script in ("kernels_speed", "segment_speed", "footprint"):
+        print(f"== {script}", flush=True)
+        subprocess.run([sys.executable, str(HERE / f"{script}.py"), *sys.argv[1:]], check=True)
+    subprocess.run([sys.executable, str(HERE / "tables.py")], check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""What the comparisons run on: candidates, images and models, made here from seeds or read from ../shared.
+
+Nothing is downloaded. Where the reference data is there (../shared beside this repository), the images and the model
+are real; elsewhere they are drawn, and the original writes a model folder of the same architecture.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from harness import ROOT, Worker
+
+SHARED = ROOT.parent / "shared"
+TRAINED = SHARED / "reference" / "stardist" / "models" / "2d_fluo"
+MOSAIC = SHARED / "data" / "large_mosaic" / "images"
+
+
+def candidates(n, n_rays=32, per_object=35, seed=0):
+    """Candidates as a trained network gives them: about 35 per object, on a grid of 2 px inside it.
+
+    Objects are ellipses of radius 8 to 14 px, spaced like nuclei in a dense field; the rays of a candidate end at its
+    object's outline, within 3 %, and its probability falls from the centre. All probabilities are distinct, because
+    the original has no defined order for equal ones.
+
+    Returns prob (n,) float32, dist (n, n_rays) float32, points (n, 2) int64, in row-major order of the points.
+    """
+    random = np.random.default_rng(seed)
+    n_objects = -(-n // per_object)
+    side = int(np.ceil(np.sqrt(n_objects)))
+    spacing = 27
+    corner = np.stack(np.divmod(np.arange(n_objects), side), 1) * spacing + 20
+    centres = corner + random.uniform(-6, 6, (n_objects, 2))
+    long_axis = random.uniform(8, 14, n_objects)
+    short_axis = long_axis * random.uniform(0.65, 1.0, n_objects)
+    turn = random.uniform(0, np.pi, n_objects)
+
+    owner = np.repeat(np.arange(n_objects), per_object)[:n]
+    # The `per_object` samples nearest to the centre, as thresholding a bell-shaped probability leaves them.
+    steps = np.stack(np.meshgrid(np.arange(-8, 9), np.arange(-8, 9), indexing="ij"), -1).reshape(-1, 2) * 2
+    nearest = steps[np.argsort((steps**2).sum(1), kind="stable")[:per_object]]
+    points = np.rint(centres[owner] / 2).astype(np.int64) * 2 + nearest[np.arange(n) % per_object]
+
+    # Distance from a point inside an ellipse to its outline along each ray: the positive root of a quadratic.
+    offset = points - centres[owner]
+    cosine, sine = np.cos(turn[owner]), np.sin(turn[owner])
+    start = np.stack(
+        [
+            (offset[:, 0] * cosine + offset[:, 1] * sine) / long_axis[owner],
+            (-offset[:, 0] * sine + offset[:, 1] * cosine) / short_axis[owner],
+        ],
+        1,
+    )
+    start *= np.minimum(1, 0.9 / np.maximum(1e-9, np.hypot(start[:, 0], start[:, 1])))[:, np.newaxis]
+    angle = np.arange(n_rays) * 2 * np.pi / n_rays
+    cosine, sine = cosine[:, np.newaxis], sine[:, np.newaxis]
+    along = (np.sin(angle) * cosine + np.cos(angle) * sine) / long_axis[owner, np.newaxis]
+    across = (np.cos(angle) * cosine - np.sin(angle) * sine) / short_axis[owner, np.newaxis]
+    a = along**2 + across**2
+    b = start[:, :1] * along + start[:, 1:] * across
+    c = (start**2).sum(1)[:, np.newaxis] - 1
+    dist = (np.sqrt(b**2 - a * c) - b) / a * random.normal(1, 0.03, (n, n_rays))
+
+    prob = 0.95 - 0.4 * np.hypot(start[:, 0], start[:, 1]) + random.normal(0, 0.03, n)
+    prob = (np.argsort(np.argsort(prob)) + 1) / (n + 1) * 0.6 + 0.39
+    order = np.lexsort((points[:, 1], points[:, 0]))
+    assert len(np.unique(prob.astype(np.float32))) == n
+    return prob[order].astype(np.float32), np.maximum(1e-3, dist[order]).astype(np.float32), points[order]
+
+
+def cells(n, shape, n_rays=32, seed=1):
+    """Surviving objects of an image: prob, dist and points of `n` cells of 8 to 20 px, some across its border."""
+    random = np.random.default_rng(seed)
+    points = np.stack([random.integers(0, side, n) for side in shape], 1)
+    angle = np.arange(n_rays) * 2 * np.pi / n_rays
+    phase, height = random.uniform(0, 6.3, (3, n, 1)), random.normal(0, 0.12, (3, n, 1))
+    wave = sum(height[k - 1] / k * np.cos(k * angle + phase[k - 1]) for k in (1, 2, 3))
+    dist = random.uniform(8, 20, (n, 1)) * (1 + wave)
+    prob = random.permutation(np.linspace(0.4, 0.95, n))
+    return prob.astype(np.float32), np.maximum(1e-3, dist).astype(np.float32), points
+
+
+def camera_image(shape, seed=2):
+    """A drawn fluorescence image, uint16: an ellipse per 900 pixels, a sloped background, shot noise."""
+    random = np.random.default_rng(seed)
+    rows, columns = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
+    image = 300 + 200 * columns / shape[1]
+    for _ in range(shape[0] * shape[1] // 900):
+        row, column = random.uniform(0, shape[0]), random.uniform(0, shape[1])
+        long_axis = random.uniform(7, 12)
+        short_axis, turn = long_axis * random.uniform(0.65, 1), random.uniform(0, np.pi)
+        reach = int(long_axis * 2)
+        box = tuple(slice(max(0, int(at) - reach), int(at) + reach) for at in (row, column))
+        y, x = rows[box] - row, columns[box] - column
+        level = ((y * np.cos(turn) + x * np.sin(turn)) / long_axis) ** 2
+        level += ((x * np.cos(turn) - y * np.sin(turn)) / short_axis) ** 2
+        image[box] += random.uniform(600, 3000) / (1 + np.exp(np.minimum(6 * (level - 1), 60)))
+    return np.clip(random.poisson(image) + random.normal(0, 8, shape), 0, 65535).astype(np.uint16)
+
+
+def microscope_image(shape):
+    """A real image of at least `shape` cut to it (uint8), or a drawn one (uint16); and what it is."""
+    files = sorted(MOSAIC.glob("*.tif*")) if MOSAIC.exists() else []
+    if files:
+        import tifffile
+
+        return tifffile.imread(files[0])[: shape[0], : shape[1]].copy(), "crop of a mosaic of DSB 2018 images (CC0)"
+    return camera_image(shape), "drawn image"
+
+
+def model_folder(scratch):
+    """A StarDist folder of the published architecture: the trained one if it is there, else one that StarDist writes.
+
+    Returns (folder, what it is).
+    """
+    if TRAINED.exists():
+        return TRAINED, "2D_versatile_fluo's architecture, trained"
+    folder = Path(scratch) / "seeded"
+    inputs = Path(scratch) / "seeded.npz"
+    np.savez(inputs, folder=str(folder), image=camera_image((256, 256)))
+    with Worker("stardist", 1) as original:
+        original.load("model_folder", inputs)
+        original.ask(do="run")
+    return folder, "2D_versatile_fluo's architecture, seeded weights"
