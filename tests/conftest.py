@@ -10,6 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Times on a shared machine say nothing about a single example.
+settings.register_profile("cellrt", deadline=None)
+settings.load_profile("cellrt")
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "stardist"

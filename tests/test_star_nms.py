@@ -377,7 +377,7 @@ def test_ctrl_c_ends_a_long_suppression(threads):
             begin = time.perf_counter()
             process.send_signal(signal.SIGINT)
             assert process.stdout.readline() == "interrupted handled 20000\n"
-            assert time.perf_counter() - begin < 0.5
+            assert time.perf_counter() - begin < 2  # usually 0.05; the whole would take a minute
             assert process.wait(10) == 0
         finally:
             process.kill()
