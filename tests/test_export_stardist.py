@@ -283,7 +283,9 @@ def test_both_layouts(keras: int, nested: bool, tmp_path: Path) -> None:
 
 @st.composite
 def configs(draw: st.DrawFn) -> dict[str, Any]:
-    pick = lambda *values: draw(st.sampled_from(values))  # noqa: E731
+    def pick(*values: Any) -> Any:
+        return draw(st.sampled_from(values))
+
     names = ("relu", "elu", "tanh", "sigmoid", "softplus", "swish", "linear")
     return {
         "n_channel_in": pick(1, 2, 3),

@@ -28,7 +28,7 @@ from cellrt.image import as_image
 from cellrt.manifest import Manifest
 from cellrt.model import Model, Normalize, bundled_models, load
 
-OK, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+OK, FAILED, INTERRUPTED, TERMINATED = 0, 1, 130, 143  # and 2, with which argparse exits
 
 
 def main(argv: Sequence[str] | None = None) -> int:

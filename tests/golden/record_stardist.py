@@ -355,7 +355,10 @@ def record_instances(
         arrays["image"] = image
     arrays["prob_thresh"] = np.float64(model.thresholds.prob if prob_thresh is None else prob_thresh)
     arrays["nms_thresh"] = np.float64(model.thresholds.nms)
-    per_axis = lambda values: None if values is None else tuple(values) + (1,) * (image.ndim - 2)  # noqa: E731
+
+    def per_axis(values):
+        return None if values is None else tuple(values) + (1,) * (image.ndim - 2)
+
     arguments = {
         "prob_thresh": prob_thresh,
         "scale": per_axis(scale),

@@ -123,7 +123,8 @@ def _batch(
         images.append(patch[None])
         probs.append(edt_probability(labels, grid=config.grid)[None])
         dists.append(star_distances(labels, n_rays=config.n_rays, grid=config.grid))
-    return tuple(torch.from_numpy(np.stack(arrays)) for arrays in (images, probs, dists))  # type: ignore[return-value]
+    image, prob, dist = (torch.from_numpy(np.stack(arrays)) for arrays in (images, probs, dists))
+    return image, prob, dist
 
 
 def _draw(rng: np.random.Generator, samples: list[Sample]) -> int:
