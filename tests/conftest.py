@@ -18,7 +18,9 @@ settings.load_profile("cellrt")
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "stardist"
+GOLDEN_CELLPOSE = ROOT / "tests" / "golden" / "cellpose"
 REFERENCE = ROOT.parent / "shared" / "reference" / "stardist"
+REFERENCE_CELLPOSE = ROOT.parent / "shared" / "reference" / "cellpose"
 DATA = ROOT.parent / "shared" / "data"
 
 
@@ -27,6 +29,14 @@ def reference_file(*parts: str) -> Path:
     path = REFERENCE.joinpath(*parts)
     if not path.exists():
         pytest.skip(f"the recorded outputs of StarDist are not here ({'/'.join(parts)})")
+    return path
+
+
+def cellpose_reference_file(*parts: str) -> Path:
+    """A file of the large set of Cellpose's recordings, or skip the test."""
+    path = REFERENCE_CELLPOSE.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"the recorded outputs of Cellpose are not here ({'/'.join(parts)})")
     return path
 
 
@@ -41,6 +51,24 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]
         if source not in files:
             output = folder / f"{len(files)}_{source.name}.onnx"
             stardist.export(source, output)
+            files[source] = output
+        return files[source]
+
+    return export
+
+
+@pytest.fixture(scope="session")
+def exported_cellpose(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """Export a Cellpose file, with the size model that lies beside it, once per test run; gives the ONNX file."""
+    cellpose = pytest.importorskip("cellrt_export.cellpose", reason="the exporter's requirements are not installed")
+    pytest.importorskip("torch", reason="the weights of Cellpose are read by torch, which is not installed")
+    folder = tmp_path_factory.mktemp("cellpose_models")
+    files: dict[Path, Path] = {}
+
+    def export(source: Path) -> Path:
+        if source not in files:
+            output = folder / f"{len(files)}_{source.name}.onnx"
+            cellpose.export(source, output, size_model_file=source.with_name(f"{source.name}_size.npy"))
             files[source] = output
         return files[source]
 

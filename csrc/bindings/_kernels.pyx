@@ -21,6 +21,8 @@ ERROR_CAPACITY = c.CELLRT_ERROR_CAPACITY
 ERROR_CANCELLED = c.CELLRT_ERROR_CANCELLED
 ERROR_INTERNAL = c.CELLRT_ERROR_INTERNAL
 ERROR_DATA = c.CELLRT_ERROR_DATA
+DYNAMICS_V3 = c.CELLRT_DYNAMICS_V3
+DYNAMICS_V4 = c.CELLRT_DYNAMICS_V4
 
 
 def version():
@@ -155,3 +157,82 @@ def relabel(const int32_t[::1] labels, int32_t n_threads, int32_t[::1] table, in
         status = c.cellrt_relabel(&labels[0], labels.shape[0], max_label, n_threads, &table[0], &relabelled[0],
                                   &n_labels)
     return status, n_labels
+
+
+def resize_linear(const float[:, :, ::1] image, int32_t single_precision, int32_t n_threads, float[:, :, ::1] out):
+    cdef int32_t status
+    with nogil:
+        status = c.cellrt_resize_linear_f32(&image[0, 0, 0], image.shape[0], image.shape[1], image.shape[2],
+                                            out.shape[1], out.shape[2], single_precision, n_threads, &out[0, 0, 0])
+    return status
+
+
+def count_flow_follow_2d(const float[:, :, ::1] flow, const float[:, ::1] cellprob, float cellprob_thresh,
+                         int32_t dynamics, int32_t n_threads):
+    cdef int32_t status
+    cdef int64_t n_pixels = 0
+    with nogil:
+        status = c.cellrt_flow_follow_2d(&flow[0, 0, 0], &cellprob[0, 0], cellprob.shape[0], cellprob.shape[1],
+                                         cellprob_thresh, dynamics, 1, 0, NULL, 0, n_threads, &n_pixels, NULL, NULL)
+    return status, n_pixels
+
+
+def flow_follow_2d(const float[:, :, ::1] flow, const float[:, ::1] cellprob, float cellprob_thresh, int32_t dynamics,
+                   int32_t interpolate, int32_t n_iter, int32_t n_threads, int64_t[::1] pixels,
+                   float[:, ::1] positions):
+    cdef int32_t status
+    cdef int64_t n_pixels = 0
+    with nogil:
+        status = c.cellrt_flow_follow_2d(&flow[0, 0, 0], &cellprob[0, 0], cellprob.shape[0], cellprob.shape[1],
+                                         cellprob_thresh, dynamics, interpolate, n_iter, NULL, pixels.shape[0],
+                                         n_threads, &n_pixels, &pixels[0], &positions[0, 0])
+    return status
+
+
+def flow_masks_2d(const int64_t[::1] pixels, const float[:, ::1] positions, double max_size_fraction,
+                  int32_t n_threads, int32_t[:, ::1] labels):
+    cdef int32_t status
+    cdef int32_t n_labels = 0
+    with nogil:
+        status = c.cellrt_flow_masks_2d(&pixels[0], &positions[0, 0], pixels.shape[0], labels.shape[0],
+                                        labels.shape[1], max_size_fraction, n_threads, &labels[0, 0], &n_labels)
+    return status, n_labels
+
+
+def label_flows_2d(const int32_t[:, ::1] labels, int32_t n_labels, int32_t dynamics, int32_t n_iter,
+                   int32_t n_threads, float[:, :, ::1] flow):
+    cdef int32_t status
+    with nogil:
+        status = c.cellrt_label_flows_2d(&labels[0, 0], labels.shape[0], labels.shape[1], n_labels, dynamics, n_iter,
+                                         n_threads, &flow[0, 0, 0])
+    return status
+
+
+def flow_errors_2d(const int32_t[:, ::1] labels, const float[:, :, ::1] flow, int32_t dynamics, int32_t n_threads,
+                   double[::1] errors):
+    cdef int32_t status
+    cdef int32_t n_labels = <int32_t>errors.shape[0]
+    with nogil:
+        status = c.cellrt_flow_errors_2d(&labels[0, 0], &flow[0, 0, 0], labels.shape[0], labels.shape[1], n_labels,
+                                         dynamics, n_threads, &errors[0])
+    return status
+
+
+def clean_labels_2d(const int32_t[:, ::1] labels, int32_t max_label, int64_t min_size, int32_t dynamics,
+                    int32_t n_threads, int32_t[:, ::1] cleaned):
+    cdef int32_t status
+    cdef int32_t n_labels = 0
+    with nogil:
+        status = c.cellrt_clean_labels_2d(&labels[0, 0], labels.shape[0], labels.shape[1], max_label, min_size,
+                                          dynamics, n_threads, &cleaned[0, 0], &n_labels)
+    return status, n_labels
+
+
+def label_outlines_2d(const int32_t[:, ::1] labels, int32_t n_threads, int64_t[::1] offsets, float[:, ::1] coords):
+    cdef int32_t status
+    cdef int32_t n_labels = <int32_t>(offsets.shape[0] - 1)
+    cdef int64_t capacity = coords.shape[0]
+    with nogil:
+        status = c.cellrt_label_outlines_2d(&labels[0, 0], labels.shape[0], labels.shape[1], n_labels, capacity,
+                                            n_threads, &offsets[0], &coords[0, 0])
+    return status

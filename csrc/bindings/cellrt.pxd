@@ -9,6 +9,8 @@ cdef extern from "cellrt.h" nogil:
     const int32_t CELLRT_ERROR_CANCELLED
     const int32_t CELLRT_ERROR_INTERNAL
     const int32_t CELLRT_ERROR_DATA
+    const int32_t CELLRT_DYNAMICS_V3
+    const int32_t CELLRT_DYNAMICS_V4
     const int32_t CELLRT_VERSION
 
     int32_t cellrt_version()
@@ -59,3 +61,25 @@ cdef extern from "cellrt.h" nogil:
     int32_t cellrt_relabel(
         const int32_t *labels, int64_t n_pixels, int32_t max_label, int32_t n_threads, int32_t *table,
         int32_t *relabelled, int32_t *n_labels)
+    int32_t cellrt_resize_linear_f32(
+        const float *image, int64_t n_planes, int64_t n_y, int64_t n_x, int64_t out_y, int64_t out_x,
+        int32_t single_precision, int32_t n_threads, float *out)
+    int32_t cellrt_flow_follow_2d(
+        const float *flow, const float *cellprob, int64_t n_y, int64_t n_x, float cellprob_thresh,
+        int32_t dynamics, int32_t interpolate, int32_t n_iter, const int32_t *cancel, int64_t capacity,
+        int32_t n_threads, int64_t *n_pixels, int64_t *pixels, float *positions)
+    int32_t cellrt_flow_masks_2d(
+        const int64_t *pixels, const float *positions, int64_t n, int64_t n_y, int64_t n_x,
+        double max_size_fraction, int32_t n_threads, int32_t *labels, int32_t *n_labels)
+    int32_t cellrt_label_flows_2d(
+        const int32_t *labels, int64_t n_y, int64_t n_x, int32_t n_labels, int32_t dynamics, int32_t n_iter,
+        int32_t n_threads, float *flow)
+    int32_t cellrt_flow_errors_2d(
+        const int32_t *labels, const float *flow, int64_t n_y, int64_t n_x, int32_t n_labels,
+        int32_t dynamics, int32_t n_threads, double *errors)
+    int32_t cellrt_clean_labels_2d(
+        const int32_t *labels, int64_t n_y, int64_t n_x, int32_t max_label, int64_t min_size,
+        int32_t dynamics, int32_t n_threads, int32_t *cleaned, int32_t *n_labels)
+    int32_t cellrt_label_outlines_2d(
+        const int32_t *labels, int64_t n_y, int64_t n_x, int32_t n_labels, int64_t capacity,
+        int32_t n_threads, int64_t *offsets, float *coords)

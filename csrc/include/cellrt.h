@@ -1,8 +1,9 @@
 /* cellrt.h - the C interface of cellrt's kernels. BSD-3-Clause.
  *
- * What it does: everything a StarDist network needs around it. Percentiles and normalisation before the network;
- * candidates, non-maximum suppression, outlines, label painting and label measurements after it. The network itself
- * runs elsewhere (ONNX Runtime); nothing here knows about it.
+ * What it does: everything that a StarDist or a Cellpose network needs around it. Percentiles, normalisation and
+ * resizing before the network; after it candidates, non-maximum suppression and outlines of stars, or integration and
+ * quality control of flows; painting, cleaning, tracing and measuring of labels. The network itself runs elsewhere
+ * (ONNX Runtime); nothing here knows about it.
  *
  * Rules that hold for every function
  *   - Row-major arrays, y before x. "Pixels" are those of the image given to the network; pixel centres have integer
@@ -103,6 +104,18 @@ CELLRT_API int32_t cellrt_normalize_f32(const float *image, int64_t n_channels, 
                                         int64_t stride_channel, int64_t stride_y, int64_t stride_x, const float *low,
                                         const float *divisor, int64_t out_y, int64_t out_x, int32_t n_threads, float *out);
 
+/* Bilinear resampling of planes between grids that share their outer edges, as OpenCV's resize(INTER_LINEAR) computes it
+ * for float32: sample d of the output lies at (d + 0.5) * n / out - 0.5, clamped to the image.
+ *
+ * image             n_planes * n_y * n_x floats; n_y and n_x at least 1
+ * out_y, out_x      sides of the output, at least 1
+ * single_precision  1: positions and weights in float32, as OpenCV computes images of two channels or with a side of one
+ *                   pixel; where both sides halve, the mean of four pixels. 0: positions in double precision and one
+ *                   rounding, as it computes all others (on x86-64)
+ * out               n_planes * out_y * out_x floats; not the same array as image */
+CELLRT_API int32_t cellrt_resize_linear_f32(const float *image, int64_t n_planes, int64_t n_y, int64_t n_x, int64_t out_y,
+                                            int64_t out_x, int32_t single_precision, int32_t n_threads, float *out);
+
 /* ---- StarDist, 2D (Schmidt et al., MICCAI 2018) -------------------------------------------------------------- */
 
 /* Grid samples whose probability exceeds a threshold, gathered in row-major order.
@@ -163,6 +176,91 @@ CELLRT_API int32_t cellrt_star_nms_2d(const float *prob, const float *dist, cons
 CELLRT_API int32_t cellrt_star_outlines_2d(const float *dist, const double *points, int64_t n, int32_t n_rays,
                                            double scale_y, double scale_x, int32_t n_threads, float *coords);
 
+/* ---- Cellpose, 2D (Stringer et al., Nature Methods 2021) ------------------------------------------------------ */
+
+/* The two programs differ in how they integrate flows, compare masks with flows, and clean masks. Each function below
+ * that takes a `dynamics` reproduces one of them, defects included. */
+#define CELLRT_DYNAMICS_V3 3 /* Cellpose 3.1 on a CPU, and versions 1 and 2: positions in pixels, diffusion per mask */
+#define CELLRT_DYNAMICS_V4 4 /* Cellpose 4: positions in [-1, 1] sampled half a pixel off, masks touch in the gradient */
+
+/* Follow the flow from every pixel inside a cell: Euler steps of flow / 5, clamped to the image.
+ *
+ * flow             2 * n_y * n_x floats: y, then x component, as the network gives them (5 per pixel and step); it counts
+ *                  as 0 where cellprob does not exceed the threshold
+ * cellprob         n_y * n_x floats: a pixel is inside a cell where cellprob > cellprob_thresh; NaN is outside
+ * dynamics         V3: bilinear between pixel centres, in double precision, neighbours clamped to the image.
+ *                  V4: torch's grid_sample(align_corners=False) in float32 on coordinates that were normalised for
+ *                  align_corners=True; zero beyond the image
+ * interpolate      0: the flow of the pixel that the position truncates to (V3 only); 1: bilinear
+ * n_iter           steps, at least 0. A trajectory that provably repeats is not followed to its end
+ * cancel           NULL, or a flag that another thread sets to non-zero to stop the call (CELLRT_ERROR_CANCELLED)
+ * capacity         most pixels that fit in the outputs
+ * n_pixels         how many there are; written also with CELLRT_ERROR_CAPACITY, when the other outputs are untouched.
+ *                  A call with capacity 0 and NULL outputs therefore counts.
+ * pixels           capacity int64: y * n_x + x of each pixel inside a cell, ascending
+ * positions        capacity * 2 floats: y, x where it ends, in pixels
+ *
+ * NaN or infinity in the flow of a pixel inside a cell: CELLRT_ERROR_DATA. O(pixels * n_iter) time at most. */
+CELLRT_API int32_t cellrt_flow_follow_2d(const float *flow, const float *cellprob, int64_t n_y, int64_t n_x,
+                                         float cellprob_thresh, int32_t dynamics, int32_t interpolate, int32_t n_iter,
+                                         const int32_t *cancel, int64_t capacity, int32_t n_threads, int64_t *n_pixels,
+                                         int64_t *pixels, float *positions);
+
+/* Masks from where the pixels ended: peaks of the histogram of end positions (more than 10, the largest of 5 x 5), each
+ * grown five times by the neighbours that hold more than 2, within 11 x 11; where two meet, the one with the higher peak
+ * has the pixel, of equals the later in row-major order. A pixel gets the label of the mask that it ended in.
+ *
+ * pixels             n int64, ascending: y * n_x + x of each pixel
+ * positions          n * 2 floats: y, x where it ended; truncated to integers, then clamped to [-20, side + 19]
+ * max_size_fraction  a mask of more than this fraction of the image's pixels is dropped, as upstream does it
+ * labels             n_y * n_x int32, overwritten: 0, or the mask; numbered in order of first appearance by rows
+ * n_labels           how many there are
+ *
+ * Positions that are not finite: CELLRT_ERROR_DATA. O(pixels) time; scratch about 12 bytes per pixel. */
+CELLRT_API int32_t cellrt_flow_masks_2d(const int64_t *pixels, const float *positions, int64_t n, int64_t n_y, int64_t n_x,
+                                        double max_size_fraction, int32_t n_threads, int32_t *labels, int32_t *n_labels);
+
+/* The flow that masks should have: heat from the centre of each mask diffuses inside it, and the flow is the direction of
+ * the gradient of what arrives, of length 1.
+ *
+ * labels    n_y * n_x int32 in 0..n_labels; others give CELLRT_ERROR_ARGUMENT
+ * dynamics  V3: each mask alone in its box. V4: as many steps for all masks as the largest needs, and the gradient is
+ *           taken across masks that touch
+ * n_iter    steps of diffusion; 0: the rule of the dynamics, 2 * (height + width + 4) or 2 * max(height + width + 2) of
+ *           the masks' boxes
+ * flow      2 * n_y * n_x floats: y, then x component; 0 outside masks
+ *
+ * O(pixels * steps) time; scratch about 16 bytes per pixel. */
+CELLRT_API int32_t cellrt_label_flows_2d(const int32_t *labels, int64_t n_y, int64_t n_x, int32_t n_labels,
+                                         int32_t dynamics, int32_t n_iter, int32_t n_threads, float *flow);
+
+/* How far the network's flow is from the one that each mask should have (quality control): the mean over a mask's pixels
+ * of |label flow - flow / 5|^2, in double precision from flows in double precision.
+ *
+ * labels, dynamics  as for cellrt_label_flows_2d(), with its own rule for the number of steps
+ * flow              2 * n_y * n_x floats, the network's
+ * errors            n_labels doubles; 0 for a label that does not occur
+ *
+ * NaN or infinity in the flow inside a mask: CELLRT_ERROR_DATA. */
+CELLRT_API int32_t cellrt_flow_errors_2d(const int32_t *labels, const float *flow, int64_t n_y, int64_t n_x,
+                                         int32_t n_labels, int32_t dynamics, int32_t n_threads, double *errors);
+
+/* Fill the holes of every label and drop labels that are too small, with Cellpose's order of events: drop small labels
+ * and renumber by first appearance; fill the holes of each in ascending order, where a hole takes whatever lies in it;
+ * drop small ones and renumber again.
+ *
+ * labels    n_y * n_x int32 in 0..max_label
+ * min_size  pixels that a label must have; at most 0: none is dropped, and nothing renumbered but by filling
+ * dynamics  V3: the n-th label that occurs counts as label n when small ones are dropped, as upstream has it: with gaps in
+ *           the numbering it drops others. V4: real labels.
+ * cleaned   n_y * n_x int32; may be the same array as labels
+ * n_labels  the largest label in cleaned
+ *
+ * O(pixels + area of all boxes) time. */
+CELLRT_API int32_t cellrt_clean_labels_2d(const int32_t *labels, int64_t n_y, int64_t n_x, int32_t max_label,
+                                          int64_t min_size, int32_t dynamics, int32_t n_threads, int32_t *cleaned,
+                                          int32_t *n_labels);
+
 /* ---- Labels -------------------------------------------------------------------------------------------------- */
 
 /* Fill polygons into a label image. A pixel belongs to a polygon if its centre is inside by the even-odd rule or lies
@@ -186,6 +284,22 @@ CELLRT_API int32_t cellrt_paint_polygons_2d(const float *coords, const int64_t *
  * centroids  n_labels * 2 doubles: mean y, mean x; -1 if absent */
 CELLRT_API int32_t cellrt_label_regions_2d(const int32_t *labels, int64_t n_y, int64_t n_x, int32_t n_labels,
                                            int32_t n_threads, int64_t *areas, int32_t *boxes, double *centroids);
+
+/* The outer boundary of every label as a polygon along the edges of its pixels, vertices only at corners. Of a label in
+ * several parts (4-connected) the largest is traced, of equal ones the first by rows; holes are not traced. Painting the
+ * polygons gives the parts back, pixel for pixel, where they have no holes.
+ *
+ * labels      n_y * n_x int32 in 0..n_labels; others give CELLRT_ERROR_ARGUMENT
+ * capacity    most vertices that fit in coords
+ * offsets     n_labels + 1 int64: label i + 1 has the vertices offsets[i] .. offsets[i + 1] - 1; none if it does not occur.
+ *             Written also with CELLRT_ERROR_CAPACITY, so that a call with capacity 0 and coords NULL counts:
+ *             offsets[n_labels] vertices are needed.
+ * coords      capacity * 2 floats: y, x, half way between pixel centres; from the topmost, then leftmost corner on, with the
+ *             label to the right of the way (clockwise on a screen)
+ *
+ * O(pixels) time. */
+CELLRT_API int32_t cellrt_label_outlines_2d(const int32_t *labels, int64_t n_y, int64_t n_x, int32_t n_labels,
+                                            int64_t capacity, int32_t n_threads, int64_t *offsets, float *coords);
 
 /* Renumber labels to 1..n without gaps, keeping their order; 0 stays 0.
  *

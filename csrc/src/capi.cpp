@@ -8,12 +8,18 @@
 #include <new>
 #include <stdexcept>
 
+#include "clean_labels_2d.hpp"
+#include "flow_follow_2d.hpp"
+#include "flow_masks_2d.hpp"
+#include "label_flows_2d.hpp"
+#include "label_outlines_2d.hpp"
 #include "label_regions_2d.hpp"
 #include "normalize.hpp"
 #include "paint_polygons_2d.hpp"
 #include "parallel.hpp"
 #include "percentiles.hpp"
 #include "relabel.hpp"
+#include "resize_linear.hpp"
 #include "star_candidates_2d.hpp"
 #include "star_nms_2d.hpp"
 #include "star_outlines_2d.hpp"
@@ -118,6 +124,15 @@ std::int32_t normalize_status(const Pixel* image, std::int64_t n_channels, std::
         require_threads(n_threads);
         cellrt::normalize(checked, low, divisor, out_y, out_x, n_threads, out);
     });
+}
+
+void require_dynamics(std::int32_t dynamics) { require(dynamics == CELLRT_DYNAMICS_V3 || dynamics == CELLRT_DYNAMICS_V4); }
+
+// The number of pixels of an image, or of one of its planes; none is allowed.
+std::int64_t checked_plane(std::int64_t n_y, std::int64_t n_x) {
+    require_range(n_y, 0, largest_side);
+    require_range(n_x, 0, largest_side);
+    return checked_product({n_y, n_x});
 }
 
 // The last pixel coordinate of a row or column of samples must be one that cellrt_star_nms_2d() accepts.
@@ -298,6 +313,118 @@ std::int32_t cellrt_relabel(const std::int32_t* labels, std::int64_t n_pixels, s
         require(table != nullptr && n_labels != nullptr);
         require_array(relabelled, n_pixels);
         cellrt::relabel(labels, n_pixels, max_label, n_threads, table, relabelled, n_labels);
+    });
+}
+
+std::int32_t cellrt_resize_linear_f32(const float* image, std::int64_t n_planes, std::int64_t n_y, std::int64_t n_x,
+    std::int64_t out_y, std::int64_t out_x, std::int32_t single_precision, std::int32_t n_threads, float* out) {
+    return status_of([&] {
+        for (const std::int64_t side : {n_y, n_x, out_y, out_x}) require_range(side, 1, largest_side);
+        require(single_precision == 0 || single_precision == 1);
+        require_array(image, checked_product({n_planes, n_y, n_x}));
+        require_array(out, checked_product({n_planes, out_y, out_x}));
+        require_threads(n_threads);
+        cellrt::resize_linear(image, n_planes, n_y, n_x, out_y, out_x, single_precision != 0, n_threads, out);
+    });
+}
+
+std::int32_t cellrt_flow_follow_2d(const float* flow, const float* cellprob, std::int64_t n_y, std::int64_t n_x,
+    float cellprob_thresh, std::int32_t dynamics, std::int32_t interpolate, std::int32_t n_iter,
+    const std::int32_t* cancel, std::int64_t capacity, std::int32_t n_threads, std::int64_t* n_pixels,
+    std::int64_t* pixels, float* positions) {
+    return status_of([&] {
+        const std::int64_t n_plane = checked_plane(n_y, n_x);
+        checked_product({2, n_plane});
+        require_array(flow, n_plane);
+        require_array(cellprob, n_plane);
+        require(!std::isnan(cellprob_thresh));
+        require_dynamics(dynamics);
+        require(interpolate == 1 || (interpolate == 0 && dynamics == CELLRT_DYNAMICS_V3));
+        require(n_iter >= 0);
+        require_range(capacity, 0, largest_count);
+        require_threads(n_threads);
+        require(n_pixels != nullptr);
+        require_array(pixels, capacity);
+        require_array(positions, capacity);
+        *n_pixels = cellrt::count_cell_pixels(cellprob, n_plane, cellprob_thresh, n_threads);
+        require(*n_pixels <= capacity, CELLRT_ERROR_CAPACITY);
+        cellrt::flow_follow_2d(flow, cellprob, n_y, n_x, cellprob_thresh, dynamics, interpolate != 0, n_iter, cancel,
+                               *n_pixels, n_threads, pixels, positions);
+    });
+}
+
+std::int32_t cellrt_flow_masks_2d(const std::int64_t* pixels, const float* positions, std::int64_t n, std::int64_t n_y,
+    std::int64_t n_x, double max_size_fraction, std::int32_t n_threads, std::int32_t* labels, std::int32_t* n_labels) {
+    return status_of([&] {
+        const std::int64_t n_plane = checked_plane(n_y, n_x);
+        require_range(n, 0, n_plane);
+        require_array(pixels, n);
+        require_array(positions, n);
+        for (std::int64_t i = 0; i < n; ++i) require(pixels[i] >= 0 && pixels[i] < n_plane && (i == 0 || pixels[i - 1] < pixels[i]));
+        require(max_size_fraction >= 0.0);
+        require_threads(n_threads);
+        require_array(labels, n_plane);
+        require(n_labels != nullptr);
+        *n_labels = cellrt::flow_masks_2d(pixels, positions, n, n_y, n_x, max_size_fraction, n_threads, labels);
+    });
+}
+
+std::int32_t cellrt_label_flows_2d(const std::int32_t* labels, std::int64_t n_y, std::int64_t n_x, std::int32_t n_labels,
+    std::int32_t dynamics, std::int32_t n_iter, std::int32_t n_threads, float* flow) {
+    return status_of([&] {
+        const std::int64_t n_plane = checked_plane(n_y, n_x);
+        checked_product({2, n_plane});
+        require_array(labels, n_plane);
+        require(n_labels >= 0);
+        require_dynamics(dynamics);
+        require(n_iter >= 0);
+        require_threads(n_threads);
+        require_array(flow, n_plane);
+        cellrt::label_flows_2d(labels, n_y, n_x, n_labels, dynamics, n_iter, n_threads, flow);
+    });
+}
+
+std::int32_t cellrt_flow_errors_2d(const std::int32_t* labels, const float* flow, std::int64_t n_y, std::int64_t n_x,
+    std::int32_t n_labels, std::int32_t dynamics, std::int32_t n_threads, double* errors) {
+    return status_of([&] {
+        const std::int64_t n_plane = checked_plane(n_y, n_x);
+        checked_product({2, n_plane});
+        require_array(labels, n_plane);
+        require_array(flow, n_plane);
+        require(n_labels >= 0);
+        require_dynamics(dynamics);
+        require_threads(n_threads);
+        require_array(errors, n_labels);
+        cellrt::flow_errors_2d(labels, flow, n_y, n_x, n_labels, dynamics, n_threads, errors);
+    });
+}
+
+std::int32_t cellrt_clean_labels_2d(const std::int32_t* labels, std::int64_t n_y, std::int64_t n_x,
+    std::int32_t max_label, std::int64_t min_size, std::int32_t dynamics, std::int32_t n_threads, std::int32_t* cleaned,
+    std::int32_t* n_labels) {
+    return status_of([&] {
+        const std::int64_t n_plane = checked_plane(n_y, n_x);
+        require_array(labels, n_plane);
+        require(max_label >= 0);
+        require_dynamics(dynamics);
+        require_threads(n_threads);
+        require_array(cleaned, n_plane);
+        require(n_labels != nullptr);
+        *n_labels = cellrt::clean_labels_2d(labels, n_y, n_x, max_label, min_size, dynamics, n_threads, cleaned);
+    });
+}
+
+std::int32_t cellrt_label_outlines_2d(const std::int32_t* labels, std::int64_t n_y, std::int64_t n_x,
+    std::int32_t n_labels, std::int64_t capacity, std::int32_t n_threads, std::int64_t* offsets, float* coords) {
+    return status_of([&] {
+        const std::int64_t n_plane = checked_plane(n_y, n_x);
+        require_array(labels, n_plane);
+        require(n_labels >= 0);
+        require_range(capacity, 0, largest_count);
+        require_threads(n_threads);
+        require(offsets != nullptr);
+        require_array(coords, capacity);
+        cellrt::label_outlines_2d(labels, n_y, n_x, n_labels, capacity, n_threads, offsets, coords);
     });
 }
 

@@ -184,6 +184,124 @@ static void test_labels(void) {
     CHECK(cellrt_relabel(sparse, 6, -1, 1, table, relabelled, &n_labels) == CELLRT_ERROR_ARGUMENT);
 }
 
+static void test_resize(void) {
+    const float image[] = {0.0f, 2.0f, 4.0f, 6.0f};
+    const float expected[] = {0.0f, 0.5f, 1.5f, 2.0f, 1.0f, 1.5f, 2.5f, 3.0f, 3.0f, 3.5f, 4.5f, 5.0f, 4.0f, 4.5f, 5.5f, 6.0f};
+    float out[16];
+    int i;
+
+    CHECK(cellrt_resize_linear_f32(image, 1, 2, 2, 4, 4, 0, 1, out) == CELLRT_OK);
+    for (i = 0; i < 16; ++i) CHECK(fabsf(out[i] - expected[i]) < 1e-6f);
+    CHECK(cellrt_resize_linear_f32(image, 1, 2, 2, 4, 4, 1, 1, out) == CELLRT_OK);
+    for (i = 0; i < 16; ++i) CHECK(fabsf(out[i] - expected[i]) < 1e-6f);
+    CHECK(cellrt_resize_linear_f32(image, 1, 2, 2, 4, 4, 2, 1, out) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_resize_linear_f32(image, 2, 1, 2, 1, 2, 0, 2, out) == CELLRT_OK); /* the same size: a copy */
+    CHECK(memcmp(out, image, sizeof image) == 0);
+    CHECK(cellrt_resize_linear_f32(NULL, 0, 1, 1, 4, 4, 0, 1, NULL) == CELLRT_OK);
+    CHECK(cellrt_resize_linear_f32(image, 1, 0, 2, 4, 4, 0, 1, out) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_resize_linear_f32(image, 1, 2, 2, 0, 4, 0, 1, out) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_resize_linear_f32(image, -1, 2, 2, 4, 4, 0, 1, out) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_resize_linear_f32(NULL, 1, 2, 2, 4, 4, 0, 1, out) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_resize_linear_f32(image, INT64_C(1) << 20, 1 << 30, 1 << 30, 4, 4, 0, 1, out) == CELLRT_ERROR_ARGUMENT);
+}
+
+/* A cell of 5 x 5 pixels in the middle of 9 x 9, whose flow points at its centre. */
+enum { flow_side = 9, flow_pixels = 81, cell_pixels = 25 };
+
+static void draw_flow(float *flow, float *cellprob) {
+    int y, x;
+    for (y = 0; y < flow_side; ++y) {
+        for (x = 0; x < flow_side; ++x) {
+            const int at = flow_side * y + x;
+            cellprob[at] = y >= 2 && y <= 6 && x >= 2 && x <= 6 ? 1.0f : -1.0f;
+            flow[at] = y < 4 ? 5.0f : y > 4 ? -5.0f : 0.0f;
+            flow[flow_pixels + at] = x < 4 ? 5.0f : x > 4 ? -5.0f : 0.0f;
+        }
+    }
+}
+
+static void test_flows(void) {
+    const int32_t stop = 1;
+    float flow[2 * flow_pixels], cellprob[flow_pixels], positions[2 * cell_pixels], label_flow[2 * flow_pixels];
+    int64_t pixels[cell_pixels], n = -1;
+    int32_t labels[flow_pixels], n_labels = -1, dynamics;
+    double error;
+    int i;
+
+    draw_flow(flow, cellprob);
+    for (dynamics = CELLRT_DYNAMICS_V3; dynamics <= CELLRT_DYNAMICS_V4; ++dynamics) {
+        CHECK(cellrt_flow_follow_2d(flow, cellprob, flow_side, flow_side, 0.0f, dynamics, 1, 50, NULL, 0, 1, &n, NULL,
+                                    NULL) == CELLRT_ERROR_CAPACITY);
+        CHECK(n == cell_pixels);
+        CHECK(cellrt_flow_follow_2d(flow, cellprob, flow_side, flow_side, 0.0f, dynamics, 1, 50, NULL, n, 2, &n, pixels,
+                                    positions) == CELLRT_OK);
+        CHECK(pixels[0] == 2 * flow_side + 2 && pixels[24] == 6 * flow_side + 6);
+        for (i = 0; i < 2 * cell_pixels; ++i) CHECK(fabsf(positions[i] - 4.0f) < 1.0f);
+        CHECK(cellrt_flow_masks_2d(pixels, positions, n, flow_side, flow_side, 0.4, 2, labels, &n_labels) == CELLRT_OK);
+        CHECK(n_labels == 1);
+        for (i = 0; i < flow_pixels; ++i) CHECK(labels[i] == (cellprob[i] > 0.0f));
+
+        CHECK(cellrt_label_flows_2d(labels, flow_side, flow_side, 1, dynamics, 0, 1, label_flow) == CELLRT_OK);
+        CHECK(fabsf(label_flow[2 * flow_side + 4] - 1.0f) < 1e-6f && label_flow[0] == 0.0f);
+        CHECK(fabsf(label_flow[flow_pixels + 4 * flow_side + 6] + 1.0f) < 1e-6f);
+        for (i = 0; i < 2 * flow_pixels; ++i) label_flow[i] *= 5.0f;
+        CHECK(cellrt_flow_errors_2d(labels, label_flow, flow_side, flow_side, 1, dynamics, 1, &error) == CELLRT_OK);
+        CHECK(error >= 0.0 && error < 1e-12);
+        label_flow[4 * flow_side + 4] = NAN;
+        CHECK(cellrt_flow_errors_2d(labels, label_flow, flow_side, flow_side, 1, dynamics, 1, &error) ==
+              CELLRT_ERROR_DATA);
+        CHECK(cellrt_label_flows_2d(labels, flow_side, flow_side, 0, dynamics, 0, 1, label_flow) ==
+              CELLRT_ERROR_ARGUMENT);
+        CHECK(cellrt_flow_errors_2d(labels, flow, flow_side, flow_side, 0, dynamics, 1, &error) ==
+              CELLRT_ERROR_ARGUMENT);
+    }
+
+    CHECK(cellrt_flow_follow_2d(flow, cellprob, flow_side, flow_side, 0.0f, CELLRT_DYNAMICS_V3, 0, 50, NULL,
+                                cell_pixels, 1, &n, pixels, positions) == CELLRT_OK);
+    CHECK(cellrt_flow_follow_2d(flow, cellprob, flow_side, flow_side, 0.0f, CELLRT_DYNAMICS_V3, 1, 50, &stop,
+                                cell_pixels, 1, &n, pixels, positions) == CELLRT_ERROR_CANCELLED);
+    flow[4 * flow_side + 4] = INFINITY;
+    CHECK(cellrt_flow_follow_2d(flow, cellprob, flow_side, flow_side, 0.0f, CELLRT_DYNAMICS_V3, 1, 50, NULL,
+                                cell_pixels, 1, &n, pixels, positions) == CELLRT_ERROR_DATA);
+    CHECK(cellrt_flow_follow_2d(flow, cellprob, flow_side, flow_side, 0.0f, CELLRT_DYNAMICS_V4, 0, 50, NULL,
+                                cell_pixels, 1, &n, pixels, positions) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_flow_follow_2d(flow, cellprob, flow_side, flow_side, 0.0f, 5, 1, 50, NULL, cell_pixels, 1, &n, pixels,
+                                positions) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_flow_follow_2d(flow, cellprob, flow_side, flow_side, 0.0f, CELLRT_DYNAMICS_V3, 1, -1, NULL, cell_pixels,
+                                1, &n, pixels, positions) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_flow_follow_2d(flow, cellprob, flow_side, flow_side, NAN, CELLRT_DYNAMICS_V3, 1, 1, NULL, cell_pixels,
+                                1, &n, pixels, positions) == CELLRT_ERROR_ARGUMENT);
+    positions[7] = NAN;
+    CHECK(cellrt_flow_masks_2d(pixels, positions, cell_pixels, flow_side, flow_side, 0.4, 1, labels, &n_labels) ==
+          CELLRT_ERROR_DATA);
+    pixels[3] = pixels[2];
+    CHECK(cellrt_flow_masks_2d(pixels, positions, cell_pixels, flow_side, flow_side, 0.4, 1, labels, &n_labels) ==
+          CELLRT_ERROR_ARGUMENT);
+}
+
+static void test_label_shapes(void) {
+    /* A ring of 8 pixels around another label, a pixel by itself, and a label of two parts. */
+    const int32_t labels[] = {3, 3, 3, 0, 0, 3, 7, 3, 0, 9, 3, 3, 3, 0, 0, 0, 0, 0, 0, 9, 5, 0, 0, 0, 9};
+    const int32_t filled[] = {1, 1, 1, 0, 0, 1, 1, 1, 0, 2, 1, 1, 1, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 2};
+    const float outline[] = {-0.5f, -0.5f, -0.5f, 2.5f, 2.5f, 2.5f, 2.5f, -0.5f};
+    int32_t cleaned[25], n_labels = -1;
+    int64_t offsets[10];
+    float coords[64];
+
+    CHECK(cellrt_clean_labels_2d(labels, 5, 5, 9, 2, CELLRT_DYNAMICS_V4, 1, cleaned, &n_labels) == CELLRT_OK);
+    CHECK(n_labels == 2 && memcmp(cleaned, filled, sizeof filled) == 0);
+    CHECK(cellrt_clean_labels_2d(labels, 5, 5, 8, 2, CELLRT_DYNAMICS_V4, 1, cleaned, &n_labels) ==
+          CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_clean_labels_2d(labels, 5, 5, 9, 2, 2, 1, cleaned, &n_labels) == CELLRT_ERROR_ARGUMENT);
+
+    CHECK(cellrt_label_outlines_2d(labels, 5, 5, 9, 0, 1, offsets, NULL) == CELLRT_ERROR_CAPACITY);
+    CHECK(offsets[0] == 0 && offsets[2] == 0 && offsets[3] == 4 && offsets[9] == 16);
+    CHECK(cellrt_label_outlines_2d(labels, 5, 5, 9, 32, 2, offsets, coords) == CELLRT_OK);
+    CHECK(memcmp(coords, outline, sizeof outline) == 0);
+    CHECK(coords[2 * 12] == 2.5f && coords[2 * 12 + 1] == 3.5f); /* of label 9, the larger part */
+    CHECK(cellrt_label_outlines_2d(labels, 5, 5, 8, 32, 1, offsets, coords) == CELLRT_ERROR_ARGUMENT);
+}
+
 int main(void) {
     test_status();
     test_percentiles();
@@ -192,5 +310,8 @@ int main(void) {
     test_star_nms();
     test_star_outlines();
     test_labels();
+    test_resize();
+    test_flows();
+    test_label_shapes();
     return n_failed == 0 ? 0 : 1;
 }

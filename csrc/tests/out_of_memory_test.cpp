@@ -90,6 +90,52 @@ void test_stars() {
     });
 }
 
+// 36 square cells of 10 x 10 pixels with flows to their middle, touching.
+void test_flows() {
+    constexpr std::int64_t side = 60, n_pixels = side * side;
+    constexpr std::int32_t n_labels = 36;
+    std::vector<float> flow(2 * n_pixels), cellprob(n_pixels, 1.0f), positions(2 * n_pixels), out(8 * n_pixels);
+    std::vector<std::int64_t> pixels(n_pixels), offsets(n_labels + 1);
+    std::vector<std::int32_t> labels(n_pixels), masks(n_pixels);
+    std::vector<double> errors(n_labels);
+    for (std::int64_t at = 0; at < n_pixels; ++at) {
+        const std::int64_t y = at / side, x = at % side;
+        labels[static_cast<std::size_t>(at)] = static_cast<std::int32_t>(y / 10 * 6 + x / 10 + 1);
+        flow[static_cast<std::size_t>(at)] = y % 10 < 5 ? 5.0f : -5.0f;
+        flow[static_cast<std::size_t>(n_pixels + at)] = x % 10 < 5 ? 5.0f : -5.0f;
+    }
+    std::int64_t n = -1;
+    std::int32_t n_found = -1;
+    for (const std::int32_t dynamics : {CELLRT_DYNAMICS_V3, CELLRT_DYNAMICS_V4}) {
+        fail_each_allocation([&] {
+            return cellrt_flow_follow_2d(flow.data(), cellprob.data(), side, side, 0.0f, dynamics, 1, 20, nullptr,
+                                         n_pixels, n_threads, &n, pixels.data(), positions.data());
+        });
+        fail_each_allocation([&] {
+            return cellrt_flow_masks_2d(pixels.data(), positions.data(), n, side, side, 0.4, n_threads, masks.data(),
+                                        &n_found);
+        });
+        fail_each_allocation([&] {
+            return cellrt_flow_errors_2d(labels.data(), flow.data(), side, side, n_labels, dynamics, n_threads,
+                                         errors.data());
+        });
+        fail_each_allocation([&] {
+            return cellrt_label_flows_2d(labels.data(), side, side, n_labels, dynamics, 0, n_threads, out.data());
+        });
+        fail_each_allocation([&] {
+            return cellrt_clean_labels_2d(labels.data(), side, side, n_labels, 15, dynamics, n_threads, masks.data(),
+                                          &n_found);
+        });
+    }
+    fail_each_allocation([&] {
+        return cellrt_label_outlines_2d(labels.data(), side, side, n_labels, 4 * n_labels, n_threads, offsets.data(),
+                                        out.data());
+    });
+    fail_each_allocation([&] {
+        return cellrt_resize_linear_f32(flow.data(), 2, side, side, 2 * side, 2 * side, 0, n_threads, out.data());
+    });
+}
+
 }  // namespace
 
 // The whole program's, the library's threads included. std::stable_sort asks for memory without an exception.
@@ -108,5 +154,6 @@ void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 int main() {
     test_images();
     test_stars();
+    test_flows();
     return n_failed == 0 ? 0 : 1;
 }

@@ -24,6 +24,16 @@ static void test_nothing(void) {
     CHECK(cellrt_label_regions_2d(NULL, 0, 7, 0, 0, NULL, NULL, NULL) == CELLRT_OK);
     CHECK(cellrt_relabel(NULL, 0, 0, 0, &table, NULL, &n_labels) == CELLRT_OK);
     CHECK(n_labels == 0 && table == 0);
+    CHECK(cellrt_flow_follow_2d(NULL, NULL, 0, 9, 0.0f, CELLRT_DYNAMICS_V4, 1, 200, NULL, 0, 0, &n, NULL, NULL) ==
+          CELLRT_OK);
+    CHECK(n == 0);
+    CHECK(cellrt_flow_masks_2d(NULL, NULL, 0, 9, 0, 0.4, 0, NULL, &n_labels) == CELLRT_OK);
+    CHECK(cellrt_label_flows_2d(NULL, 0, 0, 0, CELLRT_DYNAMICS_V3, 0, 0, NULL) == CELLRT_OK);
+    CHECK(cellrt_flow_errors_2d(NULL, NULL, 0, 0, 0, CELLRT_DYNAMICS_V4, 0, NULL) == CELLRT_OK);
+    CHECK(cellrt_clean_labels_2d(NULL, 0, 0, 0, 15, CELLRT_DYNAMICS_V3, 0, NULL, &n_labels) == CELLRT_OK);
+    CHECK(n_labels == 0);
+    CHECK(cellrt_label_outlines_2d(NULL, 0, 0, 0, 0, 0, &offset, NULL) == CELLRT_OK);
+    CHECK(offset == 0);
 }
 
 static void test_one_pixel(void) {
@@ -48,6 +58,59 @@ static void test_one_pixel(void) {
     CHECK(label == 1);
     CHECK(cellrt_label_regions_2d(&label, 1, 1, 1, 0, &area, box, centroid) == CELLRT_OK);
     CHECK(area == 1 && box[2] == 1 && centroid[0] == 0.0);
+}
+
+/* A side of one pixel has no distance to normalise by, and a flow there nowhere to go. */
+static void test_flows_of_one_pixel(void) {
+    const float flow[] = {1e30f, -1e30f, 1e30f, -1e30f, 1e30f, -1e30f}, cellprob[] = {1.0f, 1.0f, 1.0f};
+    int64_t n, pixels[3];
+    int32_t dynamics, labels[3], n_labels;
+    float positions[6], label_flow[6];
+    double error;
+    int i;
+
+    for (dynamics = CELLRT_DYNAMICS_V3; dynamics <= CELLRT_DYNAMICS_V4; ++dynamics) {
+        for (i = 1; i <= 3; i += 2) {
+            CHECK(cellrt_flow_follow_2d(flow, cellprob, 1, i, 0.0f, dynamics, 1, 1000000000, NULL, 3, 0, &n, pixels,
+                                        positions) == CELLRT_OK);
+            CHECK(n == i && positions[0] == 0.0f);
+            CHECK(positions[1] >= 0.0f && positions[1] <= 2.0f);
+            CHECK(cellrt_flow_masks_2d(pixels, positions, n, 1, i, 1.0, 0, labels, &n_labels) == CELLRT_OK);
+            CHECK(n_labels == 0); /* no more than ten pixels ended anywhere */
+        }
+        labels[0] = 1;
+        CHECK(cellrt_label_flows_2d(labels, 1, 1, 1, dynamics, 0, 0, label_flow) == CELLRT_OK);
+        CHECK(label_flow[0] == 0.0f && label_flow[1] == 0.0f);
+        CHECK(cellrt_flow_errors_2d(labels, label_flow, 1, 1, 1, dynamics, 0, &error) == CELLRT_OK);
+        CHECK(error == 0.0);
+    }
+}
+
+/* As many labels as fit, each with a box as large as the image: work must not be labels times pixels. */
+static void test_labels_all_over_the_image(void) {
+    enum { side = 700, n_labels = side * side / 2 };
+    int32_t *const labels = malloc(side * side * sizeof *labels), *const cleaned = malloc(side * side * sizeof *cleaned);
+    float *const flow = malloc(2 * side * side * sizeof *flow), *const coords = malloc(n_labels * 8 * sizeof *coords);
+    int64_t *const offsets = malloc((n_labels + 1) * sizeof *offsets);
+    double *const errors = malloc(n_labels * sizeof *errors);
+    int32_t i, dynamics, n_cleaned;
+
+    /* Two pixels of every label, point-symmetric about the middle of the image. */
+    for (i = 0; i < n_labels; ++i) labels[i] = labels[side * side - 1 - i] = i + 1;
+    for (dynamics = CELLRT_DYNAMICS_V3; dynamics <= CELLRT_DYNAMICS_V4; ++dynamics) {
+        CHECK(cellrt_clean_labels_2d(labels, side, side, n_labels, 1, dynamics, 2, cleaned, &n_cleaned) == CELLRT_OK);
+        CHECK(n_cleaned > 0 && n_cleaned <= n_labels);
+        CHECK(cellrt_label_flows_2d(labels, side, side, n_labels, dynamics, 50, 2, flow) == CELLRT_OK);
+    }
+    CHECK(cellrt_flow_errors_2d(labels, flow, side, side, n_labels, CELLRT_DYNAMICS_V3, 2, errors) == CELLRT_OK);
+    CHECK(cellrt_label_outlines_2d(labels, side, side, n_labels, n_labels * 4, 2, offsets, coords) == CELLRT_OK);
+    CHECK(offsets[n_labels] == (int64_t)n_labels * 4); /* a square or an oblong each */
+    free(labels);
+    free(cleaned);
+    free(flow);
+    free(coords);
+    free(offsets);
+    free(errors);
 }
 
 /* 2,000 polygons on 64 spots, one of them 2^20 pixels long: suppressed, outlined and painted. */
@@ -144,6 +207,8 @@ static void test_flat_and_noisy_images(void) {
 int main(void) {
     test_nothing();
     test_one_pixel();
+    test_flows_of_one_pixel();
+    test_labels_all_over_the_image();
     test_crowd_with_an_outlier();
     test_huge_polygon();
     test_flat_and_noisy_images();

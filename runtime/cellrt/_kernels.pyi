@@ -11,6 +11,8 @@ ERROR_CAPACITY: int
 ERROR_CANCELLED: int
 ERROR_INTERNAL: int
 ERROR_DATA: int
+DYNAMICS_V3: int
+DYNAMICS_V4: int
 
 def version() -> int: ...
 def status_text(status: int) -> str: ...
@@ -93,3 +95,48 @@ def label_regions_2d(
 def relabel(
     labels: NDArray[np.int32], n_threads: int, table: NDArray[np.int32], relabelled: NDArray[np.int32]
 ) -> tuple[int, int]: ...
+def resize_linear(
+    image: NDArray[np.float32], single_precision: int, n_threads: int, out: NDArray[np.float32]
+) -> int: ...
+def count_flow_follow_2d(
+    flow: NDArray[np.float32], cellprob: NDArray[np.float32], cellprob_thresh: float, dynamics: int, n_threads: int
+) -> tuple[int, int]: ...
+def flow_follow_2d(
+    flow: NDArray[np.float32],
+    cellprob: NDArray[np.float32],
+    cellprob_thresh: float,
+    dynamics: int,
+    interpolate: int,
+    n_iter: int,
+    n_threads: int,
+    pixels: NDArray[np.int64],
+    positions: NDArray[np.float32],
+) -> int: ...
+def flow_masks_2d(
+    pixels: NDArray[np.int64],
+    positions: NDArray[np.float32],
+    max_size_fraction: float,
+    n_threads: int,
+    labels: NDArray[np.int32],
+) -> tuple[int, int]: ...
+def label_flows_2d(
+    labels: NDArray[np.int32], n_labels: int, dynamics: int, n_iter: int, n_threads: int, flow: NDArray[np.float32]
+) -> int: ...
+def flow_errors_2d(
+    labels: NDArray[np.int32],
+    flow: NDArray[np.float32],
+    dynamics: int,
+    n_threads: int,
+    errors: NDArray[np.float64],
+) -> int: ...
+def clean_labels_2d(
+    labels: NDArray[np.int32],
+    max_label: int,
+    min_size: int,
+    dynamics: int,
+    n_threads: int,
+    cleaned: NDArray[np.int32],
+) -> tuple[int, int]: ...
+def label_outlines_2d(
+    labels: NDArray[np.int32], n_threads: int, offsets: NDArray[np.int64], coords: NDArray[np.float32]
+) -> int: ...

@@ -19,6 +19,8 @@ try:
     from cellrt import _kernels
     from cellrt._engine import StarNms2D
     from cellrt._kernels import (
+        DYNAMICS_V3,
+        DYNAMICS_V4,
         ERROR_ARGUMENT,
         ERROR_CANCELLED,
         ERROR_CAPACITY,
@@ -40,11 +42,18 @@ __all__ = [
     "ERROR_INTERNAL",
     "ERROR_MEMORY",
     "StarNms2D",
+    "clean_labels_2d",
+    "flow_errors_2d",
+    "flow_follow_2d",
+    "flow_masks_2d",
+    "label_flows_2d",
+    "label_outlines_2d",
     "label_regions_2d",
     "normalize",
     "paint_polygons_2d",
     "percentiles",
     "relabel",
+    "resize_linear",
     "star_candidates_2d",
     "star_nms_2d",
     "star_outlines_2d",
@@ -57,6 +66,7 @@ _MAX_SIDE = 2**30
 _MAX_COUNT = 2**40
 _MAX_INT32 = 2**31 - 1
 _MAX_INT64 = 2**63 - 1
+_DYNAMICS = {"v3": DYNAMICS_V3, "v4": DYNAMICS_V4}
 
 
 def version() -> int:
@@ -375,9 +385,7 @@ def label_regions_2d(
     boxes = np.empty((n_labels, 4), np.int32)
     centroids = np.empty((n_labels, 2), np.float64)
     status = _kernels.label_regions_2d(labels, _threads(threads), areas, boxes, centroids)
-    if status == ERROR_ARGUMENT and labels.size:
-        raise KernelError(f"expected labels in 0..{n_labels}, got {labels.min()} to {labels.max()}", status)
-    _check_status(status, "label_regions_2d", "labels")
+    _check_labels_status(status, "label_regions_2d", labels, n_labels)
     return areas, boxes, centroids
 
 
@@ -404,6 +412,256 @@ def relabel(labels: NDArray[np.int32], *, threads: int) -> tuple[NDArray[np.int3
         raise KernelError(f"expected labels that are not negative, got {labels.min()}", status)
     _check_status(status, "relabel", "labels")
     return relabelled, n_labels
+
+
+def resize_linear(
+    image: NDArray[np.float32], *, out_shape: tuple[int, int], single_precision: bool, threads: int
+) -> NDArray[np.float32]:
+    """Bilinear resampling of planes, as OpenCV's ``resize(INTER_LINEAR)`` computes it for float32.
+
+    Parameters
+    ----------
+    image : float32 (C, Y, X)
+        Contiguous, at least one pixel.
+    out_shape : (int, int)
+        Sides (y, x) of the result, at least 1.
+    single_precision : bool
+        Positions and weights in float32, as OpenCV computes images of two channels; else as it computes all others.
+    threads : int
+        0 uses every usable core.
+
+    Returns
+    -------
+    float32 (C, out_y, out_x)
+    """
+    _check_array("image", image, np.float32, (-1, -1, -1))
+    if image.size == 0:
+        raise KernelError(f"expected an image of at least one pixel, got shape {image.shape}", ERROR_ARGUMENT)
+    out = np.empty((len(image), *_pair("out_shape", out_shape, 1, _MAX_SIDE)), np.float32)
+    status = _kernels.resize_linear(image, int(single_precision), _threads(threads), out)
+    _check_status(status, "resize_linear", "pixels")
+    return out
+
+
+def flow_follow_2d(
+    flow: NDArray[np.float32],
+    cellprob: NDArray[np.float32],
+    *,
+    cellprob_threshold: float,
+    dynamics: str,
+    interpolate: bool,
+    n_iter: int,
+    threads: int,
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Follow the flow from every pixel inside a cell: Euler steps of ``flow / 5``, clamped to the image.
+
+    Parameters
+    ----------
+    flow : float32 (2, Y, X)
+        (y, x) components as the network gives them, 5 per pixel and step. Contiguous; finite inside cells.
+    cellprob : float32 (Y, X)
+        A pixel is inside a cell where this exceeds `cellprob_threshold`.
+    cellprob_threshold : float
+        Compared in float32.
+    dynamics : "v3" or "v4"
+        Which Cellpose's integration.
+    interpolate : bool
+        False takes the flow of the nearest pixel below (v3 only).
+    n_iter : int
+        Number of steps.
+    threads : int
+        0 uses every usable core.
+
+    Returns
+    -------
+    pixels : int64 (n,)
+        Flat index of each pixel inside a cell, ascending.
+    positions : float32 (n, 2)
+        Where it ends, (y, x) in pixels.
+    """
+    _check_array("flow", flow, np.float32, (2, -1, -1))
+    _check_array("cellprob", cellprob, np.float32, flow.shape[1:])
+    version, n_threads = _dynamics(dynamics), _threads(threads)
+    n_iter = _whole_number("n_iter", n_iter, 0, _MAX_INT32)
+    if not interpolate and dynamics != "v3":
+        raise KernelError(f"expected interpolate=True with dynamics {dynamics!r}, got False", ERROR_ARGUMENT)
+    if np.isnan(cellprob_threshold):
+        raise KernelError("expected cellprob_threshold to be a number, got NaN", ERROR_ARGUMENT)
+    status, n = _kernels.count_flow_follow_2d(flow, cellprob, cellprob_threshold, version, n_threads)
+    pixels, positions = np.empty(n, np.int64), np.empty((n, 2), np.float32)
+    if status == ERROR_CAPACITY:
+        status = _kernels.flow_follow_2d(
+            flow, cellprob, cellprob_threshold, version, int(interpolate), n_iter, n_threads, pixels, positions
+        )
+    _check_status(status, "flow_follow_2d", "finite flows inside cells, got NaN or infinity")
+    return pixels, positions
+
+
+def flow_masks_2d(
+    pixels: NDArray[np.int64],
+    positions: NDArray[np.float32],
+    *,
+    shape: tuple[int, int],
+    max_size_fraction: float,
+    threads: int,
+) -> tuple[NDArray[np.int32], int]:
+    """Masks from where the pixels ended: Cellpose's ``get_masks``.
+
+    Parameters
+    ----------
+    pixels : int64 (n,)
+        Flat index of each pixel, ascending.
+    positions : float32 (n, 2)
+        Where it ended, (y, x) in pixels; finite.
+    shape : (int, int)
+        Sides (y, x) of the image.
+    max_size_fraction : float
+        A mask of more than this fraction of the image is dropped.
+    threads : int
+        0 uses every usable core.
+
+    Returns
+    -------
+    labels : int32 (y, x)
+        Numbered in order of first appearance by rows.
+    n_labels : int
+    """
+    _check_array("pixels", pixels, np.int64, (-1,))
+    _check_array("positions", positions, np.float32, (len(pixels), 2))
+    if not max_size_fraction >= 0:
+        raise KernelError(f"expected max_size_fraction of at least 0, got {max_size_fraction}", ERROR_ARGUMENT)
+    labels = np.empty(_pair("shape", shape, 0, _MAX_SIDE), np.int32)
+    status, n_labels = _kernels.flow_masks_2d(pixels, positions, max_size_fraction, _threads(threads), labels)
+    if status == ERROR_ARGUMENT:
+        raise KernelError(f"expected pixels ascending inside {labels.shape}, got others", status)
+    _check_status(status, "flow_masks_2d", "finite positions, got NaN or infinity")
+    return labels, n_labels
+
+
+def label_flows_2d(
+    labels: NDArray[np.int32], *, n_labels: int, dynamics: str, n_iter: int, threads: int
+) -> NDArray[np.float32]:
+    """The flow that labels should have: the gradient of heat that diffuses from their centres, of length 1.
+
+    Parameters
+    ----------
+    labels : int32 (Y, X)
+        Contiguous, 0..n_labels.
+    n_labels : int
+    dynamics : "v3" or "v4"
+        Each mask alone, or (v4) as many steps for all and gradients across masks that touch.
+    n_iter : int
+        Steps of diffusion; 0 for the rule of `dynamics`.
+    threads : int
+        0 uses every usable core.
+
+    Returns
+    -------
+    float32 (2, Y, X)
+        (y, x) components; 0 outside labels.
+    """
+    _check_array("labels", labels, np.int32, (-1, -1))
+    n_labels = _whole_number("n_labels", n_labels, 0, _MAX_INT32)
+    n_iter = _whole_number("n_iter", n_iter, 0, _MAX_INT32)
+    flow = np.empty((2, *labels.shape), np.float32)
+    status = _kernels.label_flows_2d(labels, n_labels, _dynamics(dynamics), n_iter, _threads(threads), flow)
+    _check_labels_status(status, "label_flows_2d", labels, n_labels)
+    return flow
+
+
+def flow_errors_2d(
+    labels: NDArray[np.int32], flow: NDArray[np.float32], *, n_labels: int, dynamics: str, threads: int
+) -> NDArray[np.float64]:
+    """How far the network's flow is from the one each label should have: the mean of ``|label flow - flow / 5|^2``.
+
+    Parameters
+    ----------
+    labels : int32 (Y, X)
+        Contiguous, 0..n_labels.
+    flow : float32 (2, Y, X)
+        As the network gives it; finite inside labels.
+    n_labels : int
+    dynamics : "v3" or "v4"
+    threads : int
+        0 uses every usable core.
+
+    Returns
+    -------
+    float64 (n_labels,)
+        0 for a label that does not occur.
+    """
+    _check_array("labels", labels, np.int32, (-1, -1))
+    _check_array("flow", flow, np.float32, (2, *labels.shape))
+    errors = np.empty(_whole_number("n_labels", n_labels, 0, _MAX_INT32), np.float64)
+    status = _kernels.flow_errors_2d(labels, flow, _dynamics(dynamics), _threads(threads), errors)
+    _check_labels_status(status, "flow_errors_2d", labels, n_labels)
+    return errors
+
+
+def clean_labels_2d(
+    labels: NDArray[np.int32], *, min_size: int, dynamics: str, threads: int
+) -> tuple[NDArray[np.int32], int]:
+    """Fill holes and drop small labels: Cellpose's ``fill_holes_and_remove_small_masks``.
+
+    Parameters
+    ----------
+    labels : int32 (Y, X)
+        Contiguous, none negative.
+    min_size : int
+        Pixels that a label must have; at most 0 drops none.
+    dynamics : "v3" or "v4"
+        v3 counts labels where v4 numbers them: with gaps in the numbering, it drops others.
+    threads : int
+        0 uses every usable core.
+
+    Returns
+    -------
+    cleaned : int32 (Y, X)
+    n_labels : int
+        The largest label.
+    """
+    _check_array("labels", labels, np.int32, (-1, -1))
+    if labels.min(initial=0) < 0:
+        raise KernelError(f"expected labels that are not negative, got {labels.min()}", ERROR_ARGUMENT)
+    min_size = _whole_number("min_size", min_size, -_MAX_COUNT, _MAX_COUNT)
+    cleaned = np.empty_like(labels)
+    status, n_labels = _kernels.clean_labels_2d(
+        labels, int(labels.max(initial=0)), min_size, _dynamics(dynamics), _threads(threads), cleaned
+    )
+    _check_status(status, "clean_labels_2d", "labels")
+    return cleaned, n_labels
+
+
+def label_outlines_2d(
+    labels: NDArray[np.int32], *, n_labels: int, threads: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The outer boundary of every label along the edges of its pixels; of a label in parts, that of the largest.
+
+    Parameters
+    ----------
+    labels : int32 (Y, X)
+        Contiguous, 0..n_labels.
+    n_labels : int
+    threads : int
+        0 uses every usable core.
+
+    Returns
+    -------
+    coords : float32 (m, 2)
+        Vertices (y, x), half way between pixel centres, clockwise on a screen.
+    offsets : int64 (n_labels + 1,)
+        Label i + 1 has the vertices ``coords[offsets[i]:offsets[i + 1]]``.
+    """
+    _check_array("labels", labels, np.int32, (-1, -1))
+    offsets = np.zeros(_whole_number("n_labels", n_labels, 0, _MAX_INT32) + 1, np.int64)
+    # Room for cells as they mostly are, and no more than there can be: tracing twice would take twice as long.
+    coords = np.empty((min(64 * n_labels, 4 * labels.size), 2), np.float32)
+    status = _kernels.label_outlines_2d(labels, _threads(threads), offsets, coords)
+    if status == ERROR_CAPACITY:
+        coords = np.empty((int(offsets[-1]), 2), np.float32)
+        status = _kernels.label_outlines_2d(labels, _threads(threads), offsets, coords)
+    _check_labels_status(status, "label_outlines_2d", labels, n_labels)
+    return coords[: offsets[-1]].copy(), offsets
 
 
 def _check_array(name: str, array: NDArray[Any], dtype: DTypeLike, shape: tuple[int, ...] | None) -> None:
@@ -471,6 +729,20 @@ def _pair(name: str, values: tuple[int, int], low: int, high: int) -> tuple[int,
     except (TypeError, ValueError):
         raise KernelError(f"expected {name} to be two numbers (y, x), got {values!r}", ERROR_ARGUMENT) from None
     return _whole_number(f"{name}[0]", y, low, high), _whole_number(f"{name}[1]", x, low, high)
+
+
+def _dynamics(dynamics: str) -> int:
+    """The number of a dialect of Cellpose."""
+    if dynamics not in _DYNAMICS:
+        raise KernelError(f"expected dynamics to be one of {', '.join(_DYNAMICS)}, got {dynamics!r}", ERROR_ARGUMENT)
+    return _DYNAMICS[dynamics]
+
+
+def _check_labels_status(status: int, function: str, labels: NDArray[np.int32], n_labels: int) -> None:
+    """`_check_status` of a function for which labels beyond `n_labels` are an error."""
+    if status == ERROR_ARGUMENT and labels.size:
+        raise KernelError(f"expected labels in 0..{n_labels}, got {labels.min()} to {labels.max()}", status)
+    _check_status(status, function, "finite flows inside labels, got NaN or infinity")
 
 
 def _check_status(status: int, function: str, expected: str) -> None:

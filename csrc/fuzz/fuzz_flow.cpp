@@ -1,0 +1,95 @@
+// From a network's flows to where pixels end, the way a program calls it; some against following them step by step.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "cellrt.h"
+#include "input.hpp"
+
+namespace {
+
+struct Maps {
+    std::vector<float> flow, cellprob;
+    std::int64_t n_y, n_x;
+};
+
+struct Ends {
+    std::int32_t status;
+    std::vector<std::int64_t> pixels;
+    std::vector<float> positions;
+};
+
+Ends follow(const Maps& maps, std::int32_t dynamics, std::int32_t interpolate, std::int32_t n_iter,
+            std::int32_t n_threads) {
+    std::int64_t n = -1;
+    const auto call = [&](std::int64_t capacity, std::int64_t* pixels, float* positions) {
+        return cellrt_flow_follow_2d(maps.flow.data(), maps.cellprob.data(), maps.n_y, maps.n_x, 0.0f, dynamics,
+                                     interpolate, n_iter, nullptr, capacity, n_threads, &n, pixels, positions);
+    };
+    Ends ends;
+    ends.status = call(0, nullptr, nullptr);
+    expect(n >= 0 && n <= maps.n_y * maps.n_x && ends.status == (n > 0 ? CELLRT_ERROR_CAPACITY : CELLRT_OK));
+    ends.pixels.resize(static_cast<std::size_t>(n));
+    ends.positions.resize(2 * ends.pixels.size());
+    ends.status = call(n, ends.pixels.data(), ends.positions.data());
+    return ends;
+}
+
+// Numbers of all magnitudes, some of them not usable.
+std::vector<float> flows(Input* input, std::int64_t n) {
+    const auto exponent = static_cast<int>(input->between(0, 60)) - 30;
+    std::vector<float> values = input->numbers(n, -8, 16);
+    for (float& value : values) value = std::ldexp(value, exponent);
+    return values;
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t size) {
+    Input input(bytes, size);
+    Maps maps;
+    maps.n_y = input.between(0, 17);
+    maps.n_x = input.between(0, 17);
+    const auto n_threads = static_cast<std::int32_t>(input.between(1, 3));
+    const auto n_iter = static_cast<std::int32_t>(input.between(0, 300));
+    const std::int32_t dynamics = input.any<std::uint8_t>() % 2 == 0 ? CELLRT_DYNAMICS_V3 : CELLRT_DYNAMICS_V4;
+    const std::int32_t interpolate = dynamics == CELLRT_DYNAMICS_V4 || input.any<std::uint8_t>() % 2 == 0 ? 1 : 0;
+    maps.flow = flows(&input, 2 * maps.n_y * maps.n_x);
+    maps.cellprob = input.numbers(maps.n_y * maps.n_x, -1, 4);
+
+    const Ends ends = follow(maps, dynamics, interpolate, n_iter, n_threads);
+    const auto n_plane = static_cast<std::size_t>(maps.n_y * maps.n_x);
+    bool usable = true;
+    for (std::size_t i = 0; i < n_plane; ++i) {
+        const bool finite = std::isfinite(maps.flow[i]) && std::isfinite(maps.flow[n_plane + i]);
+        usable = usable && (finite || !(maps.cellprob[i] > 0.0f));
+    }
+    expect(ends.status == (usable ? CELLRT_OK : CELLRT_ERROR_DATA));
+    if (!usable) return 0;
+    for (std::size_t i = 0; i < ends.pixels.size(); ++i) {
+        expect(maps.cellprob[static_cast<std::size_t>(ends.pixels[i])] > 0.0f);
+        expect(i == 0 || ends.pixels[i - 1] < ends.pixels[i]);
+        // V4 comes back from [-1, 1] with the rounding of two products.
+        expect(ends.positions[2 * i] >= 0.0f && ends.positions[2 * i] <= static_cast<float>(maps.n_y - 1));
+        expect(ends.positions[2 * i + 1] >= 0.0f && ends.positions[2 * i + 1] <= static_cast<float>(maps.n_x - 1));
+    }
+
+    // Rounds of any lengths and ends known early change nothing: without interpolation it is easily done step by step.
+    if (interpolate == 0) {
+        const auto last_y = static_cast<float>(maps.n_y - 1), last_x = static_cast<float>(maps.n_x - 1);
+        for (std::size_t i = 0; i < ends.pixels.size(); ++i) {
+            auto y = static_cast<float>(ends.pixels[i] / maps.n_x), x = static_cast<float>(ends.pixels[i] % maps.n_x);
+            for (std::int32_t step = 0; step < n_iter; ++step) {
+                const auto at = static_cast<std::size_t>(static_cast<std::int64_t>(y) * maps.n_x +
+                                                         static_cast<std::int64_t>(x));
+                const bool inside = maps.cellprob[at] > 0.0f;
+                y = std::clamp(y + (inside ? maps.flow[at] / 5.0f : 0.0f), 0.0f, last_y);
+                x = std::clamp(x + (inside ? maps.flow[n_plane + at] / 5.0f : 0.0f), 0.0f, last_x);
+            }
+            expect(ends.positions[2 * i] == y && ends.positions[2 * i + 1] == x);
+        }
+    }
+    const Ends again = follow(maps, dynamics, interpolate, n_iter, 4 - n_threads);
+    expect(again.pixels == ends.pixels && again.positions == ends.positions);
+    return 0;
+}

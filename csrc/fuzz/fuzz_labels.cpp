@@ -1,0 +1,61 @@
+// Label images of any kind through everything that takes them: masks, diffusion, quality control, cleaning, outlines.
+#include <cmath>
+
+#include "cellrt.h"
+#include "input.hpp"
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t size) {
+    Input input(bytes, size);
+    const std::int64_t n_y = input.between(0, 14), n_x = input.between(0, 14), n_plane = n_y * n_x;
+    const auto n_threads = static_cast<std::int32_t>(input.between(1, 3));
+    const auto n_labels = static_cast<std::int32_t>(input.between(1, 12));
+    const std::int32_t dynamics = input.between(0, 1) == 0 ? CELLRT_DYNAMICS_V3 : CELLRT_DYNAMICS_V4;
+    const auto count = static_cast<std::size_t>(n_plane);
+    std::vector<std::int32_t> labels(count), cleaned(count), masks(count);
+    for (std::int32_t& label : labels) label = static_cast<std::int32_t>(input.between(0, n_labels));
+
+    std::int32_t n_cleaned = -1;
+    const std::int64_t min_size = input.between(-1, 5);
+    expect(cellrt_clean_labels_2d(labels.data(), n_y, n_x, n_labels, min_size, dynamics, n_threads, cleaned.data(),
+                                  &n_cleaned) == CELLRT_OK);
+    for (const std::int32_t label : cleaned) expect(label >= 0 && label <= n_cleaned);
+
+    std::vector<std::int64_t> offsets(static_cast<std::size_t>(n_labels) + 1);
+    std::int32_t status =
+        cellrt_label_outlines_2d(labels.data(), n_y, n_x, n_labels, 0, n_threads, offsets.data(), nullptr);
+    const std::int64_t n_vertices = offsets.back();
+    expect(status == (n_vertices > 0 ? CELLRT_ERROR_CAPACITY : CELLRT_OK) && n_vertices <= 4 * n_plane);
+    std::vector<float> coords(2 * static_cast<std::size_t>(n_vertices));
+    expect(cellrt_label_outlines_2d(labels.data(), n_y, n_x, n_labels, n_vertices, n_threads, offsets.data(),
+                                    coords.data()) == CELLRT_OK);
+
+    std::vector<float> flow(2 * count);
+    const auto n_iter = static_cast<std::int32_t>(input.between(0, 40));
+    expect(cellrt_label_flows_2d(labels.data(), n_y, n_x, n_labels, dynamics, n_iter, n_threads, flow.data()) ==
+           CELLRT_OK);
+    for (std::size_t i = 0; i < count; ++i) {
+        const float length = std::hypot(flow[i], flow[count + i]);
+        expect(std::fabs(length - 1.0f) < 1e-5f || length == 0.0f);
+    }
+    const std::vector<float> network = input.numbers(2 * n_plane, -8, 16);
+    std::vector<double> errors(static_cast<std::size_t>(n_labels));
+    status = cellrt_flow_errors_2d(labels.data(), network.data(), n_y, n_x, n_labels, dynamics, n_threads, errors.data());
+    expect(status == CELLRT_OK || status == CELLRT_ERROR_DATA);
+    if (status == CELLRT_OK) {
+        for (const double error : errors) expect(error >= 0.0);
+    }
+
+    std::vector<std::int64_t> pixels;
+    for (std::int64_t i = 0; i < n_plane; ++i) {
+        if (labels[static_cast<std::size_t>(i)] > 0) pixels.push_back(i);
+    }
+    const std::vector<float> positions = input.numbers(2 * static_cast<std::int64_t>(pixels.size()), -30, 60);
+    std::int32_t n_masks = -1;
+    status = cellrt_flow_masks_2d(pixels.data(), positions.data(), static_cast<std::int64_t>(pixels.size()), n_y, n_x, 0.4,
+                                  n_threads, masks.data(), &n_masks);
+    expect(status == CELLRT_OK || status == CELLRT_ERROR_DATA);
+    if (status == CELLRT_OK) {
+        for (const std::int32_t label : masks) expect(label >= 0 && label <= n_masks);
+    }
+    return 0;
+}
