@@ -242,7 +242,7 @@ def test_npy_is_mapped_and_has_no_axes_beyond_two(tmp_path: Path) -> None:
     np.save(tmp_path / "b.npy", np.zeros((3, 4, 5)))
     assert read(tmp_path / "b.npy")[1] is None
     np.save(tmp_path / "c.npy", np.array([{}], object), allow_pickle=True)
-    with pytest.raises(FileError, match=r"expected an array of numbers, got Python objects in .*astype"):
+    with pytest.raises(FileError, match=r"expected an array of numbers, got Python objects in .*read_seg.*astype"):
         read(tmp_path / "c.npy")
 
 
@@ -345,6 +345,8 @@ def test_find_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [*names, "sub/d.tif", "sub/e.npy", "odd[1].tif", "other/notes.txt"]:
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).touch()
+    # no images: objects, as Cellpose saves masks beside them
+    np.save("a_seg.npy", np.array({"masks": PLANE}, object))
     # known by their content, whatever they are the labels of
     for name in ("c_labels.tif", "x_labels.tif"):
         saved(Path(name), PLANE, metadata={"axes": "YX", "software": "cellrt"}, software="cellrt")
@@ -354,6 +356,7 @@ def test_find_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert found("b.tif", "notes.txt") == ["b.tif", "notes.txt"]  # a file is taken at its word
     assert found("c_labels.tif") == ["c_labels.tif"]
+    assert found("a_seg.npy") == ["a_seg.npy"]
     assert found(".") == ["a.TIFF", "b.tif", "b_labels.tif", "b_overlay.png", "c.png", "odd[1].tif"]
     assert found(tmp_path / "sub") == [(tmp_path / "sub" / name).as_posix() for name in ("d.tif", "e.npy")]
     assert found("**/*.tif") == ["b.tif", "b_labels.tif", "odd[1].tif", "sub/d.tif"]

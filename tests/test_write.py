@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import io
+import itertools
 import json
 import os
 import sys
@@ -14,14 +15,16 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cellrt import write as write_module
 from cellrt.errors import CellrtError, FileError
+from cellrt.heads.flow import from_labels
 from cellrt.instances import Instances
 from cellrt.write import FORMATS, Format, check, is_output, set_aside, sweep, write
+from cellrt.write.contours import contours
 from cellrt.write.overlay import MIN_SIDE, PALETTE_ON_BRIGHT, PALETTE_ON_DARK, draw
 from cellrt.write.polygons import write_geojson
 
@@ -228,6 +231,68 @@ def test_stars_with_rays_near_zero_become_simple_rings(rays: np.ndarray, point: 
     assert_simple(geojson(outlined([outline]))["features"][0])
 
 
+def assert_same_ground(ring: np.ndarray, mask: np.ndarray) -> None:
+    """A ring (x, y) around the pixels of a mask and no others, after its holes are filled."""
+    y, x = np.mgrid[: mask.shape[0], : mask.shape[1]] + 0.5
+    crossings = np.zeros(mask.shape, int)
+    for (x0, y0), (x1, y1) in itertools.pairwise(ring):
+        crossings += (x0 == x1) & (x0 < x) & (min(y0, y1) < y) & (y < max(y0, y1))
+    np.testing.assert_array_equal(crossings % 2 == 1, mask)
+
+
+@settings(max_examples=60)
+@given(hnp.arrays(np.int32, st.tuples(st.integers(1, 7), st.integers(1, 7)), elements=st.integers(0, 2)))
+def test_outlines_along_pixels_become_simple_rings(labels: np.ndarray) -> None:
+    labels = np.kron(labels, np.ones((2, 1), np.int32))
+    for feature in geojson(from_labels(labels, 2))["features"]:
+        assert_simple(feature)
+
+
+def test_outlines_along_pixels_stay_as_they_are() -> None:
+    labels = np.zeros((20, 30), np.int32)
+    labels[2:9, 3:11] = 1
+    labels[4:6, 8:15] = 1  # not a star
+    labels[12:19, 3:10] = 2
+    labels[12:14, 5:8] = 0
+    labels[10:16, 20:29] = 3
+    labels[12:14, 22:26] = 0  # a hole, which a polygon cannot show
+    features = geojson(from_labels(labels, 3))["features"]
+    for label, feature in enumerate(features, start=1):
+        (ring,) = feature["geometry"]["coordinates"]
+        assert_same_ground(np.array(ring), (labels == label) | ((label == 3) & (labels == 0) & inside(labels == 3)))
+    # a pocket that is closed at a corner only: the ring may not touch itself there, and the pocket is lost
+    pocket = np.ones((4, 4), np.int32)
+    pocket[1, 1] = pocket[0, 0] = 0
+    ((ring,),) = [feature["geometry"]["coordinates"] for feature in geojson(from_labels(pocket, 1))["features"]]
+    assert_same_ground(np.array(ring), (pocket == 1) | (np.indices((4, 4)) == 1).all(0))
+
+
+def inside(mask: np.ndarray) -> np.ndarray:
+    """Where the hole of the third object is."""
+    hole = np.zeros_like(mask)
+    hole[12:14, 22:26] = True
+    return hole
+
+
+def comb(teeth: int) -> np.ndarray:
+    """One object with a long outline."""
+    labels = np.zeros((6, 2 * teeth + 1), np.int32)
+    labels[3:] = 1
+    labels[:, ::2] = 1
+    return labels
+
+
+def test_long_outlines_are_written_by_every_format(tmp_path: Path) -> None:
+    labels = comb(16_400)
+    cells = from_labels(labels, 1)
+    assert len(cells.outlines[0]) > 65_536  # as many as ImageJ's field of 16 bits can count
+    paths = write(cells, tmp_path / "cell", list(FORMATS), image=np.zeros((1, *labels.shape), np.uint8))
+    (roi,) = roifile.roiread(paths[2])
+    np.testing.assert_array_equal(roi.subpixel_coordinates, cells.outlines[0][:, ::-1] + np.float32(0.5))
+    (feature,) = json.loads(paths[3].read_bytes())["features"]
+    assert len(feature["geometry"]["coordinates"][0]) == len(cells.outlines[0]) + 1
+
+
 def test_repairs_keep_the_shape_that_they_can_keep() -> None:
     square = np.array([(0, 0), (0, 8), (8, 8), (8, 0)])
     tail = np.array(
@@ -311,6 +376,96 @@ def test_overlay_survives_outlines_beyond_the_image() -> None:
     assert lit[:, 30].all()
 
 
+# ---- Cellpose's outlines
+
+
+def outer_border(mask: np.ndarray) -> set[tuple[int, int]]:
+    """Slow twin: pixels of a mask with a side to the ground outside, which is reached across sides from beyond."""
+    framed = np.pad(mask, 1)
+    ground, reached, border = [(0, 0)], {(0, 0)}, set()
+    while ground:
+        y, x = ground.pop()
+        for there in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
+            if 0 <= there[0] < framed.shape[0] and 0 <= there[1] < framed.shape[1]:
+                if framed[there]:
+                    border.add((there[0] - 1, there[1] - 1))
+                elif there not in reached:
+                    reached.add(there)
+                    ground.append(there)
+    return border
+
+
+def parts(mask: np.ndarray) -> list[np.ndarray]:
+    """Slow twin: what of a mask touches at sides or corners, in the order of first pixels by rows."""
+    left = {(y, x) for y, x in np.argwhere(mask).tolist()}
+    found = []
+    while left:
+        todo, part = [min(left)], np.zeros_like(mask)
+        left.discard(todo[0])
+        while todo:
+            y, x = todo.pop()
+            part[y, x] = True
+            near = {(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)} & left
+            left -= near
+            todo += near
+        found.append(part)
+    return found
+
+
+@settings(max_examples=80)
+@given(
+    hnp.arrays(np.int32, st.tuples(st.integers(1, 8), st.integers(1, 8)), elements=st.integers(0, 3)),
+    st.sampled_from([(1, 1), (2, 2), (1, 3)]),
+)
+def test_contours_walk_around_every_part(labels: np.ndarray, zoom: tuple[int, int]) -> None:
+    labels = np.kron(labels, np.ones(zoom, np.int32))
+    pixels, offsets, owners = contours(labels)
+    walks = np.split(pixels, offsets[1:-1])
+    for label in range(1, 4):
+        own = [walk for walk, owner in zip(walks, owners, strict=False) if owner == label]
+        wanted = parts(labels == label)
+        assert len(own) == len(wanted)
+        for walk, part in zip(own, wanted, strict=True):
+            assert walk[0].tolist() == np.argwhere(part)[0].tolist()
+            assert {(y, x) for y, x in walk.tolist()} == outer_border(part)
+            closed = np.concatenate([walk, walk[:1]])
+            step = np.abs(np.diff(closed, axis=0)).max(axis=1)
+            assert (step == (len(walk) > 1)).all()
+            y, x = closed.T
+            assert np.sum(x[:-1] * y[1:] - x[1:] * y[:-1]) <= 0  # counterclockwise on a screen
+
+
+def numbers(path: Path) -> list[list[int]]:
+    """The file as Cellpose's ImageJ macro reads it."""
+    with path.open() as file:
+        return [list(map(int, line.rstrip().split(","))) for line in file]
+
+
+def test_outlines_are_the_points_of_cellpose(tmp_path: Path) -> None:
+    labels = np.zeros((9, 9), np.int32)
+    labels[1:4, 2:5] = labels[4, 3] = labels[0, 3] = labels[2, 5] = labels[3, 6] = 2
+    labels[6:9, 0:3] = 1
+    labels[8, 8] = labels[6, 8] = 1  # smaller parts
+    labels[7, 1] = 0  # a hole
+    labels[5, 5:7] = 4
+    (path,) = write(from_labels(labels, 4), tmp_path / "cell", ["outlines"])
+    assert path.name == "cell_cp_outlines.txt"
+    assert numbers(path) == [
+        [0, 6, 0, 7, 0, 8, 1, 8, 2, 8, 2, 7, 2, 6, 1, 6],
+        [3, 0, 2, 1, 2, 2, 2, 3, 3, 4, 4, 3, 5, 2, 6, 3, 5, 2, 4, 1],  # as OpenCV 5.0's findContours lists it
+        [5, 5, 6, 5],
+    ]
+    assert path.read_bytes().startswith(b"+0000000000000000000,6,0,7,")
+    assert path.read_bytes().endswith(b"\n5,5,6,5\n")
+
+
+def test_of_parts_with_outlines_of_one_length_the_last_is_written(tmp_path: Path) -> None:
+    labels = np.zeros((9, 9), np.int32)
+    labels[0:2, 0:2] = labels[0:2, 5:7] = labels[6:8, 3:5] = labels[4, 0] = 1
+    (path,) = write(from_labels(labels, 1), tmp_path / "cell", ["outlines"])
+    assert numbers(path) == [[3, 6, 3, 7, 4, 7, 4, 6]]
+
+
 # ---- all or nothing
 
 
@@ -318,12 +473,14 @@ def test_every_format_writes_an_empty_result(tmp_path: Path) -> None:
     paths = write(NONE, tmp_path / "new" / "cell", list(FORMATS), image=PICTURE)
     assert [path.name for path in paths] == ["cell" + form.suffix for form in FORMATS.values()]
     assert sorted(paths) == sorted((tmp_path / "new").iterdir())
-    labels, table, rois, features, overlay = paths
+    labels, table, rois, features, overlay, _, outlines = paths
     assert not tifffile.imread(labels).any()
     assert rows(table) == []
     assert list(roifile.roiread(rois)) == []
     assert json.loads(features.read_bytes()) == {"type": "FeatureCollection", "features": []}
     assert Image.open(overlay).size == (320, 384)
+    assert outlines.read_bytes() == b""
+    assert is_output(outlines)
 
 
 def test_the_same_instances_give_the_same_bytes(tmp_path: Path) -> None:
@@ -473,7 +630,7 @@ def test_folders_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
 def test_bad_arguments_are_refused_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nan = outlined([np.full((3, 2), np.nan)])
     for arguments, message in [
-        ((THREE, ["labels", "xml"], None), "expected formats out of labels, csv, rois, geojson, overlay, got 'xml'"),
+        ((THREE, ["labels", "xml"], None), "expected formats out of labels, csv, .*, seg, outlines, got 'xml'"),
         ((THREE, ["overlay"], None), "expected an image to draw the overlay on, got none"),
         ((THREE, ["overlay"], PICTURE[0]), r"expected an image \(C, 48, 40\), got shape \(48, 40\)"),
         ((nan, ["labels"], None), "expected finite outlines"),
@@ -481,6 +638,11 @@ def test_bad_arguments_are_refused_before_anything_is_written(tmp_path: Path, mo
         instances, formats, image = arguments
         with pytest.raises(CellrtError, match=message):
             write(instances, tmp_path / "cell", formats, image=image)
+    for maps in (PICTURE, np.zeros((2, 48, 40), np.float32), np.zeros((3, 0, 40), np.float32)):
+        with pytest.raises(CellrtError, match=r"expected maps as float32 \(3, y, x\), got .*; pass FlowMaps.maps"):
+            write(THREE, tmp_path / "cell", ["seg"], maps=maps)
+    with pytest.raises(CellrtError, match="expected finite pixels, got NaN"):
+        write(THREE, tmp_path / "cell", ["seg"], maps=np.full((3, 48, 40), np.nan, np.float32))
     for module, form in (("tifffile", "labels"), ("PIL", "overlay")):
         monkeypatch.setitem(sys.modules, module, None)
         with pytest.raises(CellrtError, match=r'pip install "cellrt\[io\]"'):
@@ -494,7 +656,7 @@ def test_bad_arguments_are_refused_before_anything_is_written(tmp_path: Path, mo
 def test_table_and_polygons_need_no_optional_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("tifffile", "PIL", "roifile"):
         monkeypatch.setitem(sys.modules, module, None)
-    assert len(write(THREE, tmp_path / "cell", ["csv", "rois", "geojson"])) == 3
+    assert len(write(THREE, tmp_path / "cell", ["csv", "rois", "geojson", "seg", "outlines"])) == 5
 
 
 def test_formats_have_different_names() -> None:

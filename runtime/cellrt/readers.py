@@ -6,6 +6,7 @@ The content decides what a file is, not its name. What passes the door is whole:
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import logging
 import os
@@ -102,8 +103,9 @@ def find_images(arguments: Iterable[str | Path], is_output: Callable[[Path], boo
     """Image files that files, folders and patterns stand for, in the order of the arguments.
 
     A file is taken as it is. A folder stands for the files in it (not in its subfolders) that end in one of
-    `EXTENSIONS`, sorted by name, without hidden ones and without those that cellrt wrote, which `is_output` knows. A
-    pattern (``plate/**/*.tif``) stands for the files of this kind that match. A file that occurs twice is taken once.
+    `EXTENSIONS`, sorted by name, without hidden ones, without those that cellrt wrote, which `is_output` knows, and
+    without .npy files of Python objects, as Cellpose saves masks. A pattern (``plate/**/*.tif``) stands for the files
+    of this kind that match. A file that occurs twice is taken once.
 
     Raises
     ------
@@ -207,8 +209,18 @@ def _files_of(folder: Path) -> list[Path]:
 
 
 def _only_images(paths: Iterable[Path], is_output: Callable[[Path], bool]) -> list[Path]:
-    """Those whose name ends as an image's, without cellrt's own outputs."""
-    return [path for path in paths if path.name.lower().endswith(EXTENSIONS) and not is_output(path)]
+    """Those whose name ends as an image's, without cellrt's own outputs and masks that Cellpose's program saved."""
+    named = (path for path in paths if path.name.lower().endswith(EXTENSIONS))
+    return [path for path in named if not is_output(path) and not _holds_objects(path)]
+
+
+def _holds_objects(path: Path) -> bool:
+    """Whether a .npy file holds Python objects, such as Cellpose's `_seg.npy` beside its image; no image does."""
+    if path.suffix.lower() != ".npy":
+        return False
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return b"'descr': '|O'" in file.read(128)
+    return False
 
 
 def _read_npy(path: Path) -> tuple[NDArray[Any], str | None]:
@@ -219,8 +231,8 @@ def _read_npy(path: Path) -> tuple[NDArray[Any], str | None]:
         if "Python objects" not in str(error):
             raise
         raise FileError(
-            f"expected an array of numbers, got Python objects in {path}; make it one before it is saved, "
-            "for example array.astype('float32')"
+            f"expected an array of numbers, got Python objects in {path}; masks of Cellpose (_seg.npy) are read by "
+            "cellrt.seg_file.read_seg, other objects become numbers before they are saved: array.astype('float32')"
         ) from error
     return array, "YX" if array.ndim == 2 else None
 

@@ -1,11 +1,11 @@
-"""Files out: instances -> label images, tables, polygons and overlays.
+"""Files out: instances -> label images, tables, polygons, overlays and the files of Cellpose.
 
 Every file is written under a temporary name and renamed when it is whole. The files of one image appear together or not
 at all, and older ones of that name are replaced together or not at all. Each carries a mark by which `is_output` knows
 it again. The same instances give the same bytes. Knows formats; never models.
 
 Coordinates in the table are those of `Instances`: pixel centres at integers. ImageJ and QuPath put the corner of the
-first pixel at (0, 0), so their polygons lie half a pixel further down and right.
+first pixel at (0, 0), so their polygons lie half a pixel further down and right. Cellpose's files count pixels.
 """
 
 from __future__ import annotations
@@ -30,14 +30,18 @@ from cellrt import kernels
 from cellrt.errors import CellrtError, FileError
 from cellrt.instances import Instances
 from cellrt.readers import require
+from cellrt.write.contours import contours
 from cellrt.write.overlay import draw
 from cellrt.write.polygons import GEOJSON_MARK, ROIS_MARK, write_geojson, write_rois
+from cellrt.write.seg import SEG_MARK, write_seg
 
 __all__ = ["FORMATS", "Format", "check", "is_output", "paths_of", "set_aside", "sweep", "write"]
 
 _LIMIT = 10_000_000  # pixels: larger coordinates are no image's, and products of two of them would not be exact
 _TABLE = ["id", "class", "score", "y", "x", "area", "y_begin", "x_begin", "y_end", "x_end"]
 _TABLE_MARK = ",".join(_TABLE).encode()
+# Readers of the file of outlines take 12 and +0000000000000000012 for the same number; only cellrt writes the latter.
+_OUTLINES_MARK = b"+00000000000"
 _TEMPORARY = re.compile(r"\.cellrt-[0-9a-f]{12}\.part")
 _STALE = 3600  # seconds: no file takes that long to write
 
@@ -51,6 +55,10 @@ class _Result:
     class_names: Mapping[int, str]  # of the classes that occur
     areas: NDArray[np.int64]  # (n,) pixels in the label image
     boxes: NDArray[np.int32]  # (n, 4) y_begin, x_begin, y_end, x_end in the label image
+    maps: NDArray[np.float32] | None  # (3, y, x) flow along y and x, cell logit
+    channels: tuple[int, int]  # by Cellpose's numbers
+    diameter: float | None  # pixels
+    source: str | Path | None  # the image's file
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,7 @@ class Format:
     mark: bytes  # what its files hold in their first kilobyte or at their end, and other programs' do not
     write: Callable[[_Result, BinaryIO], None]
     package: str | None = None  # the optional package that writes it
+    may_be_empty: bool = False  # whether a file without a byte is one, of no objects
 
 
 def write(
@@ -71,6 +80,10 @@ def write(
     *,
     image: NDArray[Any] | None = None,
     class_names: Sequence[str] | None = None,
+    maps: NDArray[np.float32] | None = None,
+    channels: Sequence[int] | None = None,
+    diameter: float | None = None,
+    source: str | Path | None = None,
 ) -> list[Path]:
     """Write the objects of one image in several formats.
 
@@ -86,6 +99,15 @@ def write(
         What the overlay is drawn on, as `image.as_image` gives it.
     class_names : sequence of str, optional
         Names of the classes 1, 2, ...; class 0 is "background". Default: their numbers.
+    maps : float32 (3, y, x), optional
+        What a flow model predicted (`FlowMaps.maps`), for "seg": Cellpose's program then shows it and can apply other
+        thresholds. At another resolution than the labels it is resized.
+    channels : sequence of int, optional
+        For "seg": the channels that were segmented, by Cellpose's numbers. Default: 0, 0.
+    diameter : float, optional
+        For "seg": of the objects, pixels.
+    source : path, optional
+        For "seg": the image's file, which Cellpose's program opens with it.
 
     Returns
     -------
@@ -97,10 +119,12 @@ def write(
     FileError
         If a file cannot be written; none of this call's is left, and older files of these names are as they were.
     CellrtError
-        If a format is unknown, the package for it is not installed, or the image or class names do not fit.
+        If a format is unknown, the package for it is not installed, or the image, maps or class names do not fit.
     """
     names = check(formats)
-    result = _result(instances, image, class_names, overlay="overlay" in names)
+    if "overlay" in names and image is None:
+        raise CellrtError("expected an image to draw the overlay on, got none; pass image=, or leave out 'overlay'")
+    result = _result(instances, image, class_names, maps, channels, diameter, source)
     paths = paths_of(stem, names)
     with _replacing(paths) as files:
         for name, file in zip(names, files, strict=True):
@@ -134,7 +158,7 @@ def is_output(path: Path) -> bool:
                 with path.open("rb") as file:
                     head = file.read(1024)
                     file.seek(max(0, os.fstat(file.fileno()).st_size - len(form.mark)))
-                    return form.mark in head or file.read() == form.mark
+                    return form.mark in head or file.read() == form.mark or (form.may_be_empty and not head)
             except OSError:
                 return False
     return False
@@ -166,14 +190,20 @@ def sweep(folder: Path) -> None:
 
 
 def _result(
-    instances: Instances, image: NDArray[Any] | None, class_names: Sequence[str] | None, overlay: bool
+    instances: Instances,
+    image: NDArray[Any] | None,
+    class_names: Sequence[str] | None,
+    maps: NDArray[np.float32] | None,
+    channels: Sequence[int] | None,
+    diameter: float | None,
+    source: str | Path | None,
 ) -> _Result:
     """Check what belongs to the instances, and measure them."""
     labels, classes = instances.labels, instances.classes
-    if overlay and image is None:
-        raise CellrtError("expected an image to draw the overlay on, got none; pass image=, or leave out 'overlay'")
     if image is not None and (image.ndim != 3 or image.shape[1:] != labels.shape):
         raise CellrtError(f"expected an image (C, {labels.shape[0]}, {labels.shape[1]}), got shape {image.shape}")
+    if maps is not None and (maps.dtype != np.float32 or maps.ndim != 3 or len(maps) != 3 or maps.size == 0):
+        raise CellrtError(f"expected maps as float32 (3, y, x), got {maps.dtype} {maps.shape}; pass FlowMaps.maps")
     for name, array in (("outlines", instances.outlines[0]), ("scores", instances.scores)):
         if not np.all(np.abs(array) < _LIMIT):
             raise CellrtError(f"expected finite {name} of at most {_LIMIT}, got others; check what made the instances")
@@ -183,7 +213,8 @@ def _result(
     names = {k: str(k) if class_names is None else ("background", *class_names)[k] for k in found}
     # A few numbers per label: not worth a second thread.
     areas, boxes, _ = kernels.label_regions_2d(labels, n_labels=len(instances), threads=1)
-    return _Result(instances, image, names, areas, boxes)
+    numbers = [*(channels or ()), 0, 0]
+    return _Result(instances, image, names, areas, boxes, maps, (numbers[0], numbers[1]), diameter, source)
 
 
 @contextlib.contextmanager
@@ -277,6 +308,36 @@ def _write_geojson(result: _Result, file: BinaryIO) -> None:
     write_geojson(result.instances, result.areas, result.class_names, file)
 
 
+def _write_outlines(result: _Result, file: BinaryIO) -> None:
+    """Cellpose's text file of outlines: a line per object, x,y,x,y,... of its outermost pixels.
+
+    The points are those of Cellpose: of an object in parts the longest walk around one. Two differences: the first
+    number is written at length, and an object with no more than four points has them, where Cellpose leaves the line
+    empty and its ImageJ macro stops there. An object without a pixel has no line.
+    """
+    pixels, offsets, owners = contours(result.instances.labels)
+    # parts sorted by label, then length, then place: the last one of each label counts
+    order = np.lexsort((np.arange(len(owners)), np.diff(offsets), owners))
+    longest = order[np.diff(owners[order], append=0) != 0]
+    for number, part in enumerate(longest.tolist()):
+        numbers = list(map(str, pixels[offsets[part] : offsets[part + 1], ::-1].reshape(-1).tolist()))
+        if number == 0:
+            numbers[0] = f"+{int(numbers[0]):019d}"
+        file.write(",".join(numbers).encode() + b"\n")
+
+
+def _write_seg(result: _Result, file: BinaryIO) -> None:
+    """Cellpose's file of masks and flows."""
+    write_seg(
+        result.instances.labels,
+        result.maps,
+        channels=result.channels,
+        diameter=result.diameter,
+        source=result.source,
+        file=file,
+    )
+
+
 def _write_overlay(result: _Result, file: BinaryIO) -> None:
     """Picture of the image with the outlines, PNG."""
     require("PIL")
@@ -298,5 +359,9 @@ FORMATS = {
     "geojson": Format(".geojson", "polygons: detections of QuPath", GEOJSON_MARK, _write_geojson),
     "overlay": Format(
         "_overlay.png", "picture: the image with the outlines", b"Software\0cellrt", _write_overlay, package="PIL"
+    ),
+    "seg": Format("_seg.npy", "masks and flows: for correction with Cellpose's program", SEG_MARK, _write_seg),
+    "outlines": Format(
+        "_cp_outlines.txt", "outlines: Cellpose's text file", _OUTLINES_MARK, _write_outlines, may_be_empty=True
     ),
 }

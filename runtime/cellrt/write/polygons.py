@@ -22,6 +22,7 @@ from cellrt.instances import Instances
 
 # QuPath keeps hundredths of a pixel. A file in hundredths passes its import unchanged; a finer one is rounded there.
 _PER_PIXEL = 100
+_MOST_STEPS = 10_000_000  # pixels: of a longer outline only the vertices are compared
 ROIS_MARK = b"cellrt"  # the comment that ends the archive
 GEOJSON_MARK = b'{"type":"FeatureCollection","features":[\n'  # no other writer breaks the line there
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "cellrt")
@@ -112,13 +113,15 @@ def _roi(corners: NDArray[np.float32], name: str) -> bytes:
     (left, top), (right, bottom) = rounded.min(0), rounded.max(0)
     after_coordinates = 64 + len(corners) * (2 * 2 + 2 * 4)
     # 16 bits wrap beyond 32767, as ImageJ expects up to 60535; what it shows are the float coordinates anyway
+    n = len(corners)
     header = struct.pack(
-        ">4shBx4HH32xH4xii",
+        ">4shBx4HHi28xH4xii",
         b"Iout",
         227,  # version
         0,  # type: polygon
         *(int(side) & 0xFFFF for side in (top, left, bottom, right)),
-        len(corners),
+        n if n < 1 << 16 else 0,
+        n if n >= 1 << 16 else 0,  # the number's second place
         128,  # options: sub-pixel resolution
         1,  # position: the first plane
         after_coordinates,  # where the second header is
@@ -173,6 +176,10 @@ def _is_simple(ring: _Ring) -> bool:
         return False
     following = np.roll(ring, -1, axis=0)
     along = following - ring
+    if not np.any(ring % _PER_PIXEL) and not np.any(np.all(along, axis=1)):  # along the edges of pixels
+        steps = np.abs(along).max(axis=1) // _PER_PIXEL
+        if steps.sum() <= _MOST_STEPS:
+            return not _passes_a_corner_twice(ring // _PER_PIXEL, np.sign(along), steps)
     turned = np.roll(along, -1, axis=0)
     if np.any((_cross(along, turned) == 0) & (np.sum(along * turned, axis=1) < 0)):
         return False  # a spike: it goes back where it came from
@@ -187,6 +194,14 @@ def _is_simple(ring: _Ring) -> bool:
     return True
 
 
+def _passes_a_corner_twice(ring: _Ring, directions: NDArray[np.int64], steps: NDArray[np.int64]) -> bool:
+    """Whether a ring along the edges of pixels touches itself; it is (x, y) in pixels here, with the steps of edges."""
+    past = np.arange(steps.sum()) - np.repeat(np.cumsum(steps) - steps, steps)
+    corners = np.repeat(ring, steps, axis=0) + np.repeat(directions, steps, axis=0) * past[:, None]
+    corners = corners[np.lexsort(corners.T)]
+    return bool(np.any(np.all(corners[1:] == corners[:-1], axis=1)))
+
+
 def _cross(a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.int64]:
     """Cross product of vectors (x, y)."""
     product: NDArray[np.int64] = a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
@@ -197,11 +212,15 @@ def _repair(ring: _Ring) -> _Ring:
     """The largest simple part of a ring, cut where it comes back to a vertex; else its convex hull, or nothing."""
     parts: list[_Ring] = []
     path: list[tuple[int, int]] = []
+    place: dict[tuple[int, int], int] = {}  # of each vertex in the path
     for x, y in ring.tolist():
-        if (x, y) in path:
-            begin = path.index((x, y))
+        if (x, y) in place:
+            begin = place[x, y]
             parts.append(np.array(path[begin:], np.int64).reshape(-1, 2))
+            for vertex in path[begin:]:
+                del place[vertex]
             del path[begin:]
+        place[x, y] = len(path)
         path.append((x, y))
     parts.append(np.array(path, np.int64).reshape(-1, 2))
     largest = max(parts, key=lambda part: abs(_area(part)))
