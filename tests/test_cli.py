@@ -9,12 +9,14 @@ import threading
 import time
 from pathlib import Path
 
+import flow_network
 import numpy as np
 import pytest
 from test_minimal import blobs
 
 import cellrt
 from cellrt.cli import main
+from cellrt.seg_file import read_seg
 
 tifffile = pytest.importorskip("tifffile")
 pytest.importorskip("PIL")
@@ -82,6 +84,16 @@ def test_one_bad_image_does_not_stop_the_others(image, tmp_path, capsys):
         ["segment", "x.tif", "-o", "out", "-m", "nuclei", "--save", "labels,hologram"],
         ["segment", "x.tif", "-o", "out", "-m", "nuclei", "--scale", "0"],
         ["segment", "x.tif", "-o", "out", "-m", "nuclei", "--tiles", "3"],
+        ["segment", "x.tif", "-o", "out", "-m", "nuclei", "--tiles", "huge"],
+        ["segment", "x.tif", "-o", "out", "-m", "nuclei", "--channels", "-1"],
+        ["segment", "x.tif", "-o", "out", "-m", "nuclei", "--diameter", "0"],
+        ["segment", "x.tif", "-o", "out", "-m", "nuclei", "--diameter", "large"],
+        ["segment", "x.tif", "-o", "out", "-m", "nuclei", "--flow-threshold", "-0.1"],
+        ["segment", "x.tif", "-o", "out", "-m", "nuclei", "--cellprob-threshold", "inf"],
+        ["segment", "x.tif", "-o", "out", "-m", "nuclei", "--niter", "0"],
+        ["segment", "x.tif", "-o", "out", "-m", "nuclei", "--niter", "1000000"],
+        ["segment", "x.tif", "-o", "out", "-m", "nuclei", "--min-size", "2.5"],
+        ["segment", "x.tif", "-o", "out", "-m", "nuclei", "--min-size", "-1"],
         ["segment", "x.tif", "-o", "out", "-m", "nuclei", "--normalize", "99,1"],
         ["segment", "x.tif", "-o", "out", "-m", "nuclei", "--threads", "-1"],
         ["segment", "x.tif", "-o", "out", "-m", "nuclei", "--threads", "99999999999"],
@@ -140,6 +152,143 @@ def test_info_and_selftest(capsys):
 def test_module_and_version():
     said = subprocess.run([sys.executable, "-m", "cellrt", "--version"], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == f"cellrt {cellrt.__version__}"
+
+
+# ---- flow models
+
+
+@pytest.fixture(scope="module")
+def flow_model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "flow.onnx"
+    path.write_bytes(flow_network.model(size_model=True))
+    return path
+
+
+@pytest.fixture
+def field(tmp_path):
+    """An image of blobs, and how many there are."""
+    pixels, n = flow_network.image()
+    path = tmp_path / "field.tif"
+    tifffile.imwrite(path, np.clip(np.round(pixels * 10_000 + 5000), 0, 65535).astype(np.uint16))
+    return path, n
+
+
+def flow(*arguments, model, output):
+    return main(["segment", *map(str, arguments), "-m", str(model), "-o", str(output), "--threads", "1"])
+
+
+def test_every_format_of_a_flow_model(field, flow_model, tmp_path, capsys):
+    path, n = field
+    output = tmp_path / "results"
+    assert flow(path, "--save", "labels,csv,rois,geojson,overlay,seg,outlines", model=flow_model, output=output) == 0
+    said = capsys.readouterr()
+    assert f"{n} objects  diameter 15." in said.out  # estimated: 16 is what it was trained on
+    assert said.err == ""
+    names = [".csv", ".geojson", "_cp_outlines.txt", "_labels.tif", "_overlay.png", "_rois.zip", "_seg.npy"]
+    assert sorted(found.name for found in output.iterdir()) == [f"field{name}" for name in names]
+    model = cellrt.load(flow_model, threads=1)
+    maps = model.predict(tifffile.imread(path))
+    labels = model.decode(maps).labels
+    assert np.array_equal(tifffile.imread(output / "field_labels.tif"), labels)
+    seg = read_seg(output / "field_seg.npy")
+    assert np.array_equal(seg.labels, labels)
+    assert np.array_equal(seg.maps, maps.maps)
+    assert (seg.filename, seg.diameter) == (str(path), maps.diameter)
+    assert len((output / "field_cp_outlines.txt").read_text().splitlines()) == n
+    # corrected by hand: not to be replaced
+    np.save(output / "field_seg.npy", np.array({"masks": labels}, object))
+    assert flow(path, "--save", "seg", model=flow_model, output=output) == 1
+    assert "expected to replace only what cellrt wrote" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (["--diameter", "12"], {"diameter": 12}),
+        (["--diameter", "model"], {"diameter": flow_network.DIAMETER}),
+        (["--diameter", "8", "--no-resample"], {"diameter": 8, "resample": False}),
+        (["--diameter", "16", "--augment", "--invert"], {"diameter": 16, "augment": True, "invert": True}),
+        (["--diameter", "16", "--tiles", "large", "--channels", "0,0"], {"tiles": "large", "channels": (0, 0)}),
+        (["--normalize", "5,95", "--niter", "20"], {"normalize": (5, 95), "niter": 20}),
+        (["--flow-threshold", "0", "--cellprob-threshold", "-2"], {"flow_threshold": 0, "cellprob_threshold": -2}),
+        (["--flow-threshold", "0.01", "--min-size", "0"], {"flow_threshold": 0.01, "min_size": 0}),
+        (["--min-size", "190", "--normalize", "none"], {"min_size": 190, "normalize": None}),
+    ],
+)
+def test_options_of_flow_models_reach_the_model(field, flow_model, tmp_path, capsys, given, wanted):
+    path, _ = field
+    assert flow(path, *given, "--save", "labels", model=flow_model, output=tmp_path / "out") == 0
+    assert ("diameter" in capsys.readouterr().out) == ("--diameter" not in given)
+    if "tiles" in wanted:
+        wanted = {"diameter": 16, **wanted}
+    labels = cellrt.load(flow_model, threads=1).segment(tifffile.imread(path), **wanted).labels
+    assert np.array_equal(tifffile.imread(tmp_path / "out" / "field_labels.tif"), labels)
+
+
+def test_channels_of_flow_models_are_cellposes(field, flow_model, tmp_path, capsys):
+    gray, n = field
+    pixels = tifffile.imread(gray)
+    path = tmp_path / "three.tif"
+    colours = np.stack([np.zeros_like(pixels), pixels, pixels[::-1]])
+    tifffile.imwrite(path, colours, imagej=True, metadata={"axes": "CYX"})
+    for given in ("2,3", "2,0"):
+        arguments = ["--diameter", "16", "--channels", given, "--save", "seg,overlay"]
+        assert flow(path, *arguments, model=flow_model, output=tmp_path / "out") == 0
+        assert f"{n} objects" in capsys.readouterr().out
+        content = np.load(tmp_path / "out" / "three_seg.npy", allow_pickle=True).item()
+        assert content["chan_choose"] == list(map(int, given.split(",")))
+    assert flow(path, "--channels", "4,0", model=flow_model, output=tmp_path / "out") == 1
+    assert "three.tif: expected channels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "message"),
+    [
+        ("flow", ["--prob-thresh", "0.3", "--scale", "2"], "got --prob-thresh, --scale for star models (StarDist); "),
+        ("flow", ["--nms-thresh", "0.3"], "got --nms-thresh for star models (StarDist); leave that out, or choose"),
+        ("flow", ["--tiles", "2,3"], "expected --tiles upstream or large for flow models (Cellpose), got 2,3; "),
+        ("star", ["--diameter", "30", "--no-resample"], "got --diameter, --no-resample for flow models (Cellpose); "),
+        ("star", ["--niter", "9", "--min-size", "1"], "got --niter, --min-size for flow models (Cellpose); "),
+        ("star", ["--flow-threshold", "0", "--cellprob-threshold", "0"], "got --flow-threshold, --cellprob-threshold"),
+        ("star", ["--augment", "--invert"], "got --invert, --augment for flow"),
+        ("star", ["--tiles", "large"], "expected --tiles Y,X for star models (StarDist), got large; "),
+    ],
+)
+def test_options_of_the_other_kind_are_an_error(image, flow_model, tmp_path, capsys, kind, given, message):
+    model = flow_model if kind == "flow" else "nuclei"
+    assert flow(image, *given, model=model, output=tmp_path / "out") == 1
+    said = capsys.readouterr()
+    assert message in said.err
+    assert said.err.count("\n") == 1
+    assert said.out == ""
+    assert not (tmp_path / "out").exists()
+
+
+def test_info_of_a_flow_model(flow_model, tmp_path, capsys):
+    assert main(["info", str(flow_model)]) == 0
+    said = capsys.readouterr().out
+    for text in (
+        "flow: dynamics v3",
+        "trained on 16",
+        "size model        yes",
+        "flow error 0.4, cell logit 0",
+        "224 x 224",
+    ):
+        assert text in said
+    assert "style             4 values" in said
+    assert main(["info", str(flow_model), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["head"]["kind"] == "flow"
+    other = tmp_path / "other.onnx"
+    other.write_bytes(flow_network.model(dynamics="v4", n_style=0, fixed_tile=True))
+    assert main(["info", str(other)]) == 0
+    said = capsys.readouterr().out
+    for text in (
+        "dynamics v4 (Cellpose 4)",
+        "size model        no",
+        "256 x 256 pixels, no others",
+        "style             none",
+    ):
+        assert text in said
 
 
 # ---- what is there already

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cellrt.errors import ImageError
-from cellrt.image import as_image
+from cellrt.image import as_image, cellpose_channels, cellpose_numbers
 
 
 @pytest.mark.parametrize(
@@ -80,3 +80,62 @@ def test_unaligned_record_field():
 def test_bad_images_are_refused(array, arguments, message):
     with pytest.raises(ImageError, match=message):
         as_image(array, **{"n_channels": 1, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"), [((5, 6), (1, 5, 6)), ((50, 60, 3), (3, 50, 60)), ((2, 50, 60), (2, 50, 60))]
+)
+def test_any_number_of_channels(shape, expected):
+    assert as_image(np.zeros(shape), n_channels=None).shape == expected
+
+
+def test_a_stack_is_not_taken_for_channels():
+    with pytest.raises(ImageError, match=r"expected an image with up to 10 channels, got shape .*planes of a stack"):
+        as_image(np.zeros((24, 72, 80)), n_channels=None)
+
+
+RGB = np.random.default_rng(0).integers(0, 255, (3, 4, 5)).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "channels", "pair", "n_channels", "expected"),
+    [
+        (RGB, (2, 3), True, 2, [RGB[1], RGB[2]]),
+        (RGB, (3, 0), True, 2, [RGB[2], 0]),
+        (RGB, (0, 0), True, 2, [RGB.astype(np.float32).mean(axis=0), 0]),
+        (RGB, (0, 2), True, 2, [RGB.astype(np.float32).mean(axis=0), 0]),  # grey has no second channel
+        (RGB[:1], (0, 0), True, 2, [RGB[0], 0]),
+        (RGB[:1], (2, 1), True, 2, [RGB[0], 0]),  # the numbers count for nothing in an image of one channel
+        (RGB, None, True, 2, [RGB[0], RGB[1]]),
+        (RGB[:1], None, True, 2, [RGB[0], 0]),
+        (RGB[:2], None, False, 3, [RGB[0], RGB[1]]),
+        (RGB, (3, 1), False, 3, [RGB[2], RGB[0]]),
+    ],
+)
+def test_cellpose_channels(pixels, channels, pair, n_channels, expected):
+    chosen = cellpose_channels(pixels, channels, n_channels=n_channels, pair=pair)
+    assert chosen.dtype == np.float32
+    assert not np.shares_memory(chosen, pixels)
+    for got, want in zip(chosen, expected, strict=True):
+        assert np.allclose(got, want)
+
+
+@pytest.mark.parametrize(
+    ("channels", "pair", "message"),
+    [
+        ((4, 0), True, "expected channels in 0..3, counted from 1 as Cellpose counts, got 4"),
+        ((1, 7), True, "expected channels in 0..3.*got 7 for an image with 3 channels"),
+        ((-1, 0), True, "expected channels in 0..3"),
+        ((1,), True, "expected channels as two numbers"),
+        ((1, 2, 3), True, "expected channels as two numbers"),
+        ("12", True, r"expected channels as numbers counted from 1, .* got '12'; pass \(1, 0\)"),
+        (5.0, True, "expected channels as numbers counted from 1"),
+        ([[0, 0]], True, "expected channels as numbers counted from 1"),
+        ((0, 1), False, "expected channels in 1..3"),
+        ((1, 2, 3, 1), False, "expected at most 3 channels"),
+    ],
+)
+def test_bad_cellpose_channels(channels, pair, message):
+    n_channels = 2 if pair else 3
+    with pytest.raises(ImageError, match=message):
+        cellpose_channels(RGB, cellpose_numbers(channels, n_channels, pair), n_channels=n_channels, pair=pair)

@@ -1,5 +1,6 @@
 """The manifest: JSON and back, unknown keys ignored, everything wrong said clearly."""
 
+import dataclasses
 import json
 import logging
 
@@ -7,10 +8,13 @@ import pytest
 
 from cellrt.errors import ModelError
 from cellrt.manifest import (
+    FlowSpec,
     InputSpec,
     Manifest,
+    Normalize99Spec,
     PercentileSpec,
     SelfTestSpec,
+    SizeModelSpec,
     SourceSpec,
     StarSpec,
     TileSpec,
@@ -63,8 +67,8 @@ def edited(manifest, path, value):
         ("schema", 99, "expected a manifest of schema 1 to 1, got 99; upgrade"),
         ("schema", -3, "expected a manifest of schema 1 to 1, got -3"),
         ("schema", ..., "with a schema number"),
-        ("head.kind", "hexagons", "expected a head of kind 'star', got 'hexagons'"),
-        ("head", 3, "expected a head of kind"),
+        ("head.kind", "hexagons", "expected manifest.head of kind 'star' or 'flow', got 'hexagons'"),
+        ("head", 3, "expected manifest.head of kind"),
         ("head.n_rays", ..., "expected manifest.head to have n_rays"),
         ("head.n_rays", 2, r"expected head.n_rays to be 3\.\.1024, got 2"),
         ("head.n_rays", True, "expected manifest.head.n_rays to be int, got True"),
@@ -95,3 +99,59 @@ def test_bad_values_are_refused(manifest, path, value, message):
 def test_not_a_manifest(text):
     with pytest.raises(ModelError, match="expected a manifest"):
         Manifest.from_json(text)
+
+
+def flow_manifest():
+    return Manifest(
+        name="cyto",
+        head=FlowSpec(
+            dynamics="v3",
+            diam_mean=30,
+            diam_labels=25.5,
+            tile=224,
+            n_style=2,
+            size_model=SizeModelSpec(weights=(0.5, -1), style_mean=(0, 0.25), diam_mean=30, offset=0.1),
+        ),
+        input=InputSpec(n_channels=2),
+        normalize=Normalize99Spec(lowhigh=(0, 10)),
+        tile=TileSpec(multiple=(8, 8), receptive_field=(100, 100), halo=(100, 100)),
+        source=SourceSpec(upstream="cellpose", name="cyto", sha256="0" * 64),
+    )
+
+
+def test_a_flow_manifest_survives_json():
+    assert Manifest.from_json(flow_manifest().to_json()) == flow_manifest()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("dynamics", "v5", "expected head.dynamics to be one of v3, v4"),
+        ("diam_mean", 0, "expected head.diam_mean"),
+        ("diam_labels", float("nan"), "expected head.diam_labels"),
+        ("tile", 0, "expected head.tile"),
+        ("flow_threshold", -1, "expected head.flow_threshold"),
+        ("min_size", -1, "expected head.min_size"),
+        ("n_style", 3, "expected size_model to be 3 weights, one per style value"),
+    ],
+)
+def test_bad_flow_heads_are_refused(key, value, message):
+    with pytest.raises(ModelError, match=message):
+        dataclasses.replace(flow_manifest().head, **{key: value})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"low": 99.0, "high": 1.0},
+        {"lowhigh": (1.0,)},
+        {"lowhigh": (2.0, 1.0)},
+        {"smooth_radius": float("inf")},
+        {"sharpen_radius": "x"},
+        {"tile_blocksize": 0.5},
+        {"rules": "v2"},
+    ],
+)
+def test_bad_normalisations_are_refused(options):
+    with pytest.raises(ModelError, match=r"expected (percentiles|normalize\.)"):
+        Normalize99Spec(**options)

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cellrt.errors import CellrtError
-from cellrt.stitch import place
-from cellrt.tile import padded, plan
+from cellrt.stitch import Blend, place
+from cellrt.tile import halving, largest, overlapping, padded, plan
 
 axes = st.tuples(st.integers(1, 60), st.integers(0, 70), st.sampled_from([1, 2, 4, 16]), st.integers(1, 9))
 
@@ -68,3 +68,58 @@ def test_place_puts_tiles_together():
         (y0, y1), (x0, x1) = tile.read_y, tile.read_x
         place(result, whole[:, y0 // 2 : y1 // 2, x0 // 4 : x1 // 4], tile, (2, 4))
     assert np.array_equal(result, whole)
+
+
+@given(st.integers(16, 900), st.integers(16, 900), st.sampled_from([64, 224]), st.floats(0.05, 0.5))
+def test_overlapping_tiles_are_upstreams(height, width, side, overlap):
+    """Against `make_tiles` of Cellpose, as the specification has it: numpy's linspace, truncated."""
+    for length, spans in zip((height, width), overlapping((height, width), side=side, overlap=overlap), strict=True):
+        tile = min(side, length)
+        n = 1 if length <= side else int(np.ceil((1.0 + 2 * overlap) * length / side))
+        begins = np.linspace(0, length - tile, n).astype(int)
+        assert spans == [(begin, begin + tile) for begin in begins]
+        assert spans[-1][1] == length
+
+
+@given(st.integers(64, 900), st.integers(64, 900))
+def test_halving_tiles_overlap_by_half(height, width):
+    for length, spans in zip((height, width), halving((height, width), side=64), strict=True):
+        begins = np.linspace(0, length - 64, max(2, int(np.ceil(2.0 * length / 64)))).astype(int)
+        assert spans == [(begin, begin + 64) for begin in begins]
+
+
+def test_large_tiles_cover_the_image_and_overlap():
+    multiple = (16, 16)
+    assert largest((512, 512), multiple=multiple, overlap=64, max_pixels=512 * 512) == ([(0, 512)], [(0, 512)])
+    rows, columns = largest((2048, 1024), multiple=multiple, overlap=64, max_pixels=1_200_000)
+    assert rows[0][0] == 0
+    assert rows[-1][1] == 2048
+    assert columns == [(0, 1024)]
+    assert all(end - begin >= 64 for (begin, _), (_, end) in zip(rows[1:], rows[:-1], strict=True))
+
+
+@given(st.integers(20, 300), st.integers(20, 300), st.integers(0, 3))
+def test_a_blend_of_equal_tiles_is_the_image(height, width, seed):
+    whole = np.random.default_rng(seed).normal(size=(3, height, width)).astype(np.float32)
+    rows, columns = overlapping((height, width), side=96, overlap=0.1)
+    blend = Blend(3, rows, columns)
+    for row in rows:
+        for column in columns:
+            blend.add(whole[:, slice(*row), slice(*column)], row, column)
+    assert np.allclose(blend.finish(), whole, atol=1e-5)
+
+
+def test_a_blend_weighs_as_upstream_does():
+    """Cellpose's `average_tiles`: weights 1 / (1 + exp((|i - middle| - (side / 2 - 20)) / 7.5)), multiplied in 2D."""
+    rows, columns = overlapping((400, 224), side=224, overlap=0.1)
+    distance = np.abs(np.arange(224) - 111.5)
+    weight = 1 / (1 + np.exp((distance - (112 - 20)) / 7.5))
+    weight = weight * weight[:, None]
+    values, blend = np.arange(1, len(rows) + 1), Blend(1, rows, columns)
+    total, mean = np.zeros((400, 224)), np.zeros((400, 224))
+    for value, (begin, end) in zip(values, rows, strict=True):
+        blend.add(np.full((1, 224, 224), value, np.float32), (begin, end), columns[0])
+        total[begin:end] += weight
+        mean[begin:end] += weight * value
+    assert len(rows) == 3
+    assert np.allclose(blend.finish()[0], mean / total, atol=1e-6)

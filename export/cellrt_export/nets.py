@@ -2,17 +2,19 @@
 
 Doors: a network takes a float32 image (N, C, Y, X) and gives float32 maps (N, M, Y/g, X/g), channels in the
 order the runtime expects; `load_keras_h5` and `save_keras_folder` move the weights of `StarNet2D` from and to
-a StarDist model folder, which the original program and `cellrt export stardist` both read.
+a StarDist model folder, which the original program and `cellrt export stardist` both read. `CPNet` needs none: what
+`torch.save` makes of its state dict is a Cellpose model, for Cellpose itself and for `cellrt export cellpose`.
 Not here: normalisation, padding, training, ONNX.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import h5py
 import numpy as np
@@ -272,3 +274,99 @@ def load_keras_folder(folder: str | Path) -> StarNet2D:
     net = StarNet2D(StarConfig2D.from_dict(json.loads((folder / "config.json").read_text())))
     load_keras_h5(net, folder / "weights_best.h5")
     return net.eval()
+
+
+class _Normed(nn.Sequential):
+    """[ReLU of] batch normalisation, then a convolution that keeps y and x; layer 0 and the last have weights."""
+
+    def __init__(self, channels: int, filters: int, kernel: int, *, relu: bool = True) -> None:
+        norm = nn.BatchNorm2d(channels, eps=1e-5, momentum=0.05)
+        conv = nn.Conv2d(channels, filters, kernel, padding=kernel // 2)
+        super().__init__(*([norm, nn.ReLU(), conv] if relu else [norm, conv]))
+
+
+class _Styled(nn.Module):
+    """A `_Normed` whose input (N, C, Y, X) is shifted by a linear function of the style (N, S), each channel alike."""
+
+    def __init__(self, channels: int, n_style: int) -> None:
+        super().__init__()
+        self.conv = _Normed(channels, channels, 3)
+        self.full = nn.Linear(n_style, channels)
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        out: Tensor = self.conv(x + self.full(style)[:, :, None, None])
+        return out
+
+
+class _Down(nn.Module):
+    """Two residual steps of two convolutions each: (N, C, Y, X) -> (N, filters, Y, X)."""
+
+    def __init__(self, channels: int, filters: int) -> None:
+        super().__init__()
+        inputs = (channels, filters, filters, filters)
+        self.conv = nn.ModuleDict({f"conv_{t}": _Normed(n, filters, 3) for t, n in enumerate(inputs)})
+        self.proj = _Normed(channels, filters, 1, relu=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv = self.conv
+        x = self.proj(x) + conv["conv_1"](conv["conv_0"](x))
+        out: Tensor = x + conv["conv_3"](conv["conv_2"](x))
+        return out
+
+
+class _Up(nn.Module):
+    """As `_Down`, with the maps `skip` (N, filters, Y, X) of the way down added, and the style at three places."""
+
+    def __init__(self, channels: int, filters: int, n_style: int) -> None:
+        super().__init__()
+        self.conv = nn.ModuleDict({"conv_0": _Normed(channels, filters, 3)})
+        self.conv.update({f"conv_{t}": _Styled(filters, n_style) for t in (1, 2, 3)})
+        self.proj = _Normed(channels, filters, 1, relu=False)
+
+    def forward(self, x: Tensor, skip: Tensor, style: Tensor) -> Tensor:
+        conv = self.conv
+        x = self.proj(x) + conv["conv_1"](conv["conv_0"](x) + skip, style)
+        out: Tensor = x + conv["conv_3"](conv["conv_2"](x, style), style)
+        return out
+
+
+class CPNet(nn.Module):
+    """The network of Cellpose 1 to 3: image (N, C, Y, X) -> maps (N, 3, Y, X), style (N, widths[-1]).
+
+    The maps are the flow along y and x, 5 per pixel and step, and the logit of being inside a cell. The style is the
+    mean of the deepest level's maps, scaled to length 1. Y and X are multiples of `multiple`. The names of the state
+    dict are those of Cellpose's files; they include `diam_mean` and `diam_labels`, pixels: what objects were scaled
+    to for training, and the mean diameter that they had before.
+
+    Source: Stringer et al. 2021, "Cellpose: a generalist algorithm for cellular segmentation".
+    """
+
+    diam_mean: Tensor
+    diam_labels: Tensor
+
+    def __init__(
+        self, n_channels: int = 2, widths: Sequence[int] = (32, 64, 128, 256), *, diam_mean: float = 30.0
+    ) -> None:
+        super().__init__()
+        self.multiple = 2 ** (len(widths) - 1)
+        down = {f"res_down_{n}": _Down(*pair) for n, pair in enumerate(pairwise((n_channels, *widths)))}
+        up = {f"res_up_{n}": _Up(*pair[::-1], widths[-1]) for n, pair in enumerate(pairwise((*widths, widths[-1])))}
+        self.downsample = nn.ModuleDict({"down": nn.ModuleDict(down)})
+        self.upsample = nn.ModuleDict({"up": nn.ModuleDict(up)})
+        self.output = _Normed(widths[0], 3, 1)
+        for name in ("diam_mean", "diam_labels"):
+            self.register_buffer(name, torch.full((1,), diam_mean))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        down, up = cast(nn.ModuleDict, self.downsample["down"]), cast(nn.ModuleDict, self.upsample["up"])
+        levels: list[Tensor] = []
+        for block in down.values():
+            levels.append(block(functional.max_pool2d(levels[-1], 2) if levels else image))
+        x = levels[-1]
+        style = x.mean((2, 3))
+        style = style / style.square().sum(1, keepdim=True).sqrt()
+        for block, skip in zip([*up.values()][::-1], levels[::-1], strict=True):
+            if skip is not levels[-1]:
+                x = functional.interpolate(x, scale_factor=2, mode="nearest")
+            x = block(x, skip, style)
+        return self.output(x), style

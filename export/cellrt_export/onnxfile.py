@@ -3,13 +3,18 @@
 `GraphBuilder` collects nodes and constants; `assemble` makes the model with its manifest, and nothing else about the
 machine or the files it came from; `check` proves that the result is valid ONNX and runs; `write` puts it on disk
 whole or not at all. Reads everywhere: opset 17, IR 8.
+
+A network of a gigabyte goes another way, so that no copies of it pile up in memory: `save` the graph under a name from
+`staging`, run it from there, `describe` it by its manifest, `check` and `publish` it. Protobuf, and so an ONNX file,
+ends at 2 GiB: beyond that, `save` puts the weights into one file beside the model, `model.onnx.data`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +24,17 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from cellrt.errors import FileError, ModelError
-from cellrt.manifest import METADATA_KEY, Manifest
+from cellrt.manifest import METADATA_KEY, FlowSpec, Manifest
 
 OPSET = 17
 IR_VERSION = 8
+EMBEDDED_LIMIT = 2_000_000_000  # bytes of weights in the model file; protobuf's 2 GiB less names and nodes
+_LEAST_EXTERNAL = 65_536  # bytes: smaller constants stay in the model, where shape inference sees them
+_ALIGNMENT = 65_536  # bytes: what every system can map into memory is a multiple of this
 
-Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # image (N, C, Y, X) -> maps (N, M, Y/g, X/g)
+# image (N, C, Y, X) -> maps (N, M, Y/g, X/g), or all outputs by name, as a session gives them
+Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+RunAll = Callable[[NDArray[np.float32]], Mapping[str, NDArray[np.float32]]]
 
 
 class GraphBuilder:
@@ -32,7 +42,7 @@ class GraphBuilder:
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
-        self.constants: dict[str, onnx.TensorProto] = {}
+        self.constants: dict[str, NDArray[Any]] = {}
 
     def node(self, operator: str, name: str, inputs: Sequence[str], **attributes: Any) -> str:
         """Append a node with one output; returns the output's name, which is the node's."""
@@ -42,7 +52,7 @@ class GraphBuilder:
     def constant(self, name: str, value: NDArray[Any]) -> str:
         """Store an array under a name; returns the name. The same name must mean the same array."""
         if name not in self.constants:
-            self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+            self.constants[name] = np.ascontiguousarray(value)
         return name
 
     def scalar(self, value: float) -> str:
@@ -58,61 +68,122 @@ def assemble(
     grid: tuple[int, int],
     version: str,
     manifest: Manifest | None = None,
+    n_style: int = 0,
+    side: int | None = None,
 ) -> bytes:
     """Make the model: `image` float32 (N, C, Y, X) -> `maps` float32 (N, M, Y/gy, X/gx), N, Y and X free.
 
-    The same graph and manifest give the same bytes. Raises `ModelError` if the manifest holds NaN or infinity.
+    With `n_style` there is a second output, `style` float32 (N, n_style); with `side`, Y and X are that number of
+    pixels. The graph has to make tensors of these names. The same graph and manifest give the same bytes. Raises
+    `ModelError` if the manifest holds NaN or infinity.
     """
-    sides = [axis if step == 1 else f"{axis}/{step}" for axis, step in zip("YX", grid, strict=True)]
-    model = helper.make_model(
-        helper.make_graph(
-            graph.nodes,
-            "cellrt",
-            [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", n_channels, "Y", "X"])],
-            [helper.make_tensor_value_info("maps", TensorProto.FLOAT, ["N", n_maps, *sides])],
-            list(graph.constants.values()),
-        ),
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
-        producer_name="cellrt",
-        producer_version=version,
-    )
+    model = _empty(graph, n_channels=n_channels, n_maps=n_maps, grid=grid, version=version, n_style=n_style, side=side)
+    for name, value in graph.constants.items():
+        model.graph.initializer.append(numpy_helper.from_array(value, name))
     if manifest is not None:
         helper.set_model_props(model, {METADATA_KEY: manifest.to_json()})
-    serialized: bytes = model.SerializeToString(deterministic=True)
-    return serialized
+    return _serialized(model)
 
 
-def check(model: bytes, run: Run, *, manifest: Manifest) -> None:
+def save(
+    graph: GraphBuilder,
+    path: Path,
+    *,
+    n_channels: int,
+    n_maps: int,
+    grid: tuple[int, int],
+    version: str,
+    n_style: int = 0,
+    side: int | None = None,
+    limit: int = EMBEDDED_LIMIT,
+) -> None:
+    """Write what `assemble` makes into a new file, without a manifest (see `describe`).
+
+    Where the constants have more than `limit` bytes, those that count go into a second file of the same name with
+    `.data` behind it, which has to stay beside the first.
+    """
+    model = _empty(graph, n_channels=n_channels, n_maps=n_maps, grid=grid, version=version, n_style=n_style, side=side)
+    try:
+        if sum(value.nbytes for value in graph.constants.values()) <= limit:
+            for name, value in graph.constants.items():
+                model.graph.initializer.append(numpy_helper.from_array(value, name))
+        else:
+            with data_file(path).open("xb") as file:
+                for name, value in graph.constants.items():
+                    if value.nbytes < _LEAST_EXTERNAL:
+                        model.graph.initializer.append(numpy_helper.from_array(value, name))
+                        continue
+                    file.seek(-file.tell() % _ALIGNMENT, os.SEEK_CUR)
+                    model.graph.initializer.append(_external(name, value, data_file(path).name, file.tell()))
+                    value.astype(value.dtype.newbyteorder("<"), copy=False).tofile(file)
+        with path.open("xb") as file:
+            file.write(_serialized(model))
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def describe(path: Path, manifest: Manifest) -> None:
+    """Give the file that `save` wrote its manifest. Raises `ModelError` if the manifest holds NaN or infinity.
+
+    A protobuf message that follows another is merged into it, and metadata are the last field of a model: appended,
+    they give the same bytes as writing everything again.
+    """
+    props = onnx.ModelProto()
+    helper.set_model_props(props, {METADATA_KEY: manifest.to_json()})
+    try:
+        with path.open("ab") as file:
+            file.write(_serialized(props))
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def data_file(path: Path) -> Path:
+    """Where the weights of a model lie that does not hold them itself."""
+    return path.with_name(f"{path.name}.data")
+
+
+def check(model: bytes | Path, run: RunAll, *, manifest: Manifest) -> None:
     """Prove that a model is valid ONNX, says what `manifest` says, and runs at two sizes and two batch lengths.
+
+    A network of one fixed size runs at that one.
 
     Raises
     ------
     ModelError
         If one of these does not hold. That is a defect of the exporter or a network whose weights overflow.
     """
-    report = "report this with the model's config.json"
+    report = "report this with the model that you exported"
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ModelError(f"expected valid ONNX, got {error}; {report}") from error
-    stored = {entry.key: entry.value for entry in onnx.load_from_string(model).metadata_props}
-    if Manifest.from_json(stored[METADATA_KEY]) != manifest:
+    stored = onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(model, load_external_data=False)
+    props = {entry.key: entry.value for entry in stored.metadata_props}
+    del stored  # a gigabyte, perhaps
+    if Manifest.from_json(props[METADATA_KEY]) != manifest:
         raise ModelError(f"expected the manifest to survive being written, got another one back; {report}")
 
     random = np.random.default_rng(0)
-    step, grid = manifest.tile.multiple, manifest.head.grid
-    for factors in ((1, 2), (3, 1)):
-        shape = (factors[0] * step[0], factors[1] * step[1])
+    step, head = manifest.tile.multiple, manifest.head
+    n_style = head.n_style if isinstance(head, FlowSpec) else 0
+    for shape in _sizes(manifest):
+        if any(side % multiple for side, multiple in zip(shape, step, strict=True)):
+            raise ModelError(f"expected sides that are multiples of {step}, got the fixed size {shape}; {report}")
         batch = random.random((2, manifest.input.n_channels, *shape), np.float32)
         both, first = run(batch), run(batch[:1])
-        wanted = (2, manifest.head.n_maps, shape[0] // grid[0], shape[1] // grid[1])
-        if both.shape != wanted:
-            raise ModelError(f"expected maps {wanted} from an image {batch.shape}, got {both.shape}; {report}")
-        if not np.isfinite(both).all():
-            raise ModelError("expected finite maps, got NaN or infinity from noise in [0, 1]; use other weights")
-        if not np.allclose(both[:1], first, rtol=1e-4, atol=1e-4):
-            raise ModelError(f"expected the same maps in a batch of 1 and of 2, got others; {report}")
+        wanted: dict[str, tuple[int, ...]] = {
+            "maps": (2, head.n_maps, shape[0] // head.grid[0], shape[1] // head.grid[1])
+        }
+        if n_style:
+            wanted["style"] = (2, n_style)
+        for name, wanted_shape in wanted.items():
+            if name not in both or both[name].shape != wanted_shape:
+                got = both[name].shape if name in both else "none"
+                raise ModelError(f"expected {name} {wanted_shape} from an image {batch.shape}, got {got}; {report}")
+            if not np.isfinite(both[name]).all():
+                raise ModelError(f"expected finite {name}, got NaN or infinity from noise in [0, 1]; use other weights")
+            if not np.allclose(both[name][:1], first[name], rtol=1e-4, atol=1e-4):
+                raise ModelError(f"expected the same {name} in a batch of 1 and of 2, got others; {report}")
 
 
 def require_free(output: Path, *, force: bool) -> None:
@@ -137,9 +208,114 @@ def write(model: bytes, output: Path, *, force: bool) -> None:
             file.write(model)
         temporary.replace(output)
     except OSError as error:
-        raise FileError(
-            f"expected to write {output}, got {error.strerror or error}; check permissions and disk space"
-        ) from error
+        raise _cannot_write(output, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def staging(output: Path) -> Iterator[Path]:
+    """A path of the same name in a temporary folder beside `output`; whatever is left there goes at the end.
+
+    The name of the data file is written in the model, so both get their final names there, and `publish` renames.
+    """
+    folder = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    try:
+        folder.mkdir()
+    except OSError as error:
+        raise _cannot_write(output, error) from error
+    try:
+        yield folder / output.name
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def publish(staged: Path, output: Path, *, force: bool) -> int:
+    """Rename a staged model to its final name, its data file first; returns the bytes of both.
+
+    Raises `FileError` if there is a file and not `force`, or the folder cannot be written; what was there is there
+    then.
+    """
+    require_free(output, force=force)
+    staged_data, data = data_file(staged), data_file(output)
+    external = staged_data.exists()
+    if external:
+        require_free(data, force=force)
+    kept = staged.with_name("replaced")  # the data of the model that is replaced, until the new one is in place
+    try:
+        n_bytes = sum(path.stat().st_size for path in (staged, staged_data)[: 1 + external])
+        if external and data.exists():
+            data.replace(kept)
+        try:
+            if external:
+                staged_data.replace(data)
+            staged.replace(output)
+        except OSError:
+            if external and not staged_data.exists():
+                data.unlink()
+            if kept.exists():
+                os.replace(kept, data)
+            raise
+    except OSError as error:
+        raise _cannot_write(output, error) from error
+    return n_bytes
+
+
+def _empty(
+    graph: GraphBuilder,
+    *,
+    n_channels: int,
+    n_maps: int,
+    grid: tuple[int, int],
+    version: str,
+    n_style: int,
+    side: int | None,
+) -> onnx.ModelProto:
+    """The model without its constants."""
+    sizes: list[str | int] = ["Y", "X"] if side is None else [side, side]
+    samples = [
+        size if step == 1 else f"{size}/{step}" if isinstance(size, str) else size // step
+        for size, step in zip(sizes, grid, strict=True)
+    ]
+    outputs = [helper.make_tensor_value_info("maps", TensorProto.FLOAT, ["N", n_maps, *samples])]
+    if n_style:
+        outputs.append(helper.make_tensor_value_info("style", TensorProto.FLOAT, ["N", n_style]))
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", n_channels, *sizes])
+    return helper.make_model(
+        helper.make_graph(graph.nodes, "cellrt", [image], outputs),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="cellrt",
+        producer_version=version,
+    )
+
+
+def _external(name: str, value: NDArray[Any], location: str, offset: int) -> onnx.TensorProto:
+    """A constant whose bytes lie in another file."""
+    tensor = onnx.TensorProto(
+        name=name,
+        dims=value.shape,
+        data_type=helper.np_dtype_to_tensor_dtype(value.dtype),
+        data_location=onnx.TensorProto.EXTERNAL,
+    )
+    for key, text in (("location", location), ("offset", str(offset)), ("length", str(value.nbytes))):
+        tensor.external_data.add(key=key, value=text)
+    return tensor
+
+
+def _serialized(message: onnx.ModelProto) -> bytes:
+    content: bytes = message.SerializeToString(deterministic=True)
+    return content
+
+
+def _sizes(manifest: Manifest) -> list[tuple[int, int]]:
+    """Sides (y, x) of images that the network must take."""
+    head, step = manifest.head, manifest.tile.multiple
+    if isinstance(head, FlowSpec) and head.fixed_tile:
+        return [(head.tile, head.tile)]
+    return [(step[0], 2 * step[1]), (3 * step[0], step[1])]
+
+
+def _cannot_write(path: Path, error: OSError) -> FileError:
+    return FileError(f"expected to write {path}, got {error.strerror or error}; check permissions and disk space")

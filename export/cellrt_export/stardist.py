@@ -1,64 +1,28 @@
 """A StarDist 2D model folder -> one self-describing ONNX file. No TensorFlow, no torch.
 
 The table of contents of this exporter: star_folder reads the folder, keras_h5 the weights, star_graph makes layers
-and nodes, receptive_field measures, onnxfile checks and writes.
+and nodes, receptive_field measures, selftest runs the recipe, onnxfile checks and writes, summary says what was done.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 import cellrt
-from cellrt import selftest
-from cellrt.errors import CellrtError, ModelError
+from cellrt.errors import CellrtError
 from cellrt.heads import star
-from cellrt.manifest import InputSpec, Manifest, PercentileSpec, SelfTestSpec, SourceSpec, StarSpec, TileSpec
+from cellrt.instances import Instances
+from cellrt.manifest import InputSpec, Manifest, PercentileSpec, SourceSpec, StarSpec, TileSpec
 from cellrt.session import Session
-from cellrt_export import onnxfile, receptive_field, star_graph
+from cellrt_export import onnxfile, receptive_field, selftest, star_graph
 from cellrt_export.keras_h5 import read
 from cellrt_export.star_folder import StarConfig, choose_weights, read_config, read_thresholds
-
-_SELF_TEST_SIDE = 96  # pixels: holds sixteen objects of the recipe, and runs in milliseconds
-
-
-@dataclass(frozen=True)
-class ExportSummary:
-    """What was exported, for people and for tests."""
-
-    output: Path
-    manifest: Manifest
-    config: StarConfig
-    weights_file: str
-    n_parameters: int  # as stored, before batch normalisation is folded
-    n_nodes: int
-    n_bytes: int  # of the file
-    seconds: float
-
-    def __str__(self) -> str:
-        """Lines of a table, a key and a value each."""
-        config, head, tile = self.config, self.manifest.head, self.manifest.tile
-        classes = "" if head.n_classes is None else f", {head.n_classes} classes"
-        norm = ", batch normalisation (folded)" if config.unet_batch_norm else ""
-        rows = {
-            "model": f"{self.manifest.name} ({self.weights_file}, sha256 {self.manifest.source.sha256[:12]}...)",
-            "head": f"star, {head.n_rays} rays, grid {_by(head.grid)}{classes}",
-            "network": f"U-Net, depth {config.unet_n_depth}, {config.unet_n_filter_base} filters, "
-            f"kernel {_by(config.unet_kernel_size)}, pool {_by(config.unet_pool)}, {config.unet_activation}{norm}",
-            "channels": f"{config.n_channel_in}",
-            "parameters": f"{self.n_parameters:,} in {self.n_nodes} nodes",
-            "receptive field": f"{_by(tile.receptive_field)} pixels measured, halo {_by(tile.halo)} pixels",
-            "sizes": f"multiples of {_by(tile.multiple)} pixels",
-            "thresholds": f"prob {head.prob_thresh:.4g}, nms {head.nms_thresh:.4g}",
-            "licence": self.manifest.source.licence,
-            "file": f"{self.output}, {self.n_bytes / 1e6:.2f} MB, exported in {self.seconds:.2f} s",
-        }
-        return "\n".join(f"{key:<16} {value}" for key, value in rows.items())
+from cellrt_export.summary import ExportSummary, by
 
 
 def export(
@@ -139,13 +103,15 @@ def export(
             manifest=manifest,
         )
 
-    run = _runner(assemble(None))
+    # On the CPU: the reference that every other provider is compared with.
+    run = Session(assemble(None), providers=["cpu"]).run
+    tile = _tile_spec(config, layers, run)
     manifest = Manifest(
         name=name or folder.resolve().name,
         head=head,
         input=InputSpec(n_channels=config.n_channel_in),
         normalize=normalize or PercentileSpec(),
-        tile=_tile_spec(config, layers, run),
+        tile=tile,
         source=SourceSpec(
             upstream="stardist",
             name=folder.resolve().name,
@@ -153,46 +119,48 @@ def export(
             licence=licence or "not stated",
             exporter=f"cellrt {cellrt.__version__}",
         ),
-        selftest=_self_test(config, head, run),
+        selftest=selftest.record(run, partial(_decode, head), n_channels=config.n_channel_in, multiple=tile.multiple),
     )
     model = assemble(manifest)
-    onnxfile.check(model, _runner(model), manifest=manifest)
+    onnxfile.check(model, Session(model, providers=["cpu"]).run, manifest=manifest)
     onnxfile.write(model, output, force=force)
     return ExportSummary(
         output=output,
         manifest=manifest,
-        config=config,
         weights_file=weights.file_name,
         n_parameters=weights.n_parameters,
         n_nodes=len(graph.nodes),
         n_bytes=len(model),
         seconds=time.perf_counter() - start,
+        details=_details(config, head, tile),
     )
 
 
-def _runner(model: bytes) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    """The network as a function, on the CPU: the reference that every other provider is compared with."""
-    session = Session(model, providers=["cpu"])
-    return lambda image: session.run(image)["maps"]
-
-
-def _tile_spec(config: StarConfig, layers: star_graph.Network, run: onnxfile.Run) -> TileSpec:
+def _tile_spec(config: StarConfig, layers: star_graph.Network, run: onnxfile.RunAll) -> TileSpec:
     """Legal sizes, and how far influence reaches."""
     grid, multiple = config.grid, config.multiple
     halo = receptive_field.halo(layers.trunk, layers.features, grid=grid, multiple=multiple)
-    measured = receptive_field.measure(run, n_channels=config.n_channel_in, grid=grid, multiple=multiple)
+    measured = receptive_field.measure(
+        lambda image: run(image)["maps"], n_channels=config.n_channel_in, grid=grid, multiple=multiple
+    )
     # A network that an impulse does not move: StarDist then measures one with random weights, we take the bound.
     return TileSpec(multiple=multiple, receptive_field=measured or halo, halo=halo)
 
 
-def _self_test(config: StarConfig, head: StarSpec, run: onnxfile.Run) -> SelfTestSpec:
-    """Run the recipe of `cellrt selftest`."""
-    height, width = (-(-_SELF_TEST_SIDE // step) * step for step in config.multiple)
-    maps = run(selftest.recipe(config.n_channel_in, (height, width)))[0]
-    if not np.isfinite(maps).all():
-        raise ModelError("expected finite maps, got NaN or infinity from the self-test; use other weights")
-    return selftest.summarise(maps, star.decode(maps, head, shape=(height, width)), (height, width))
+def _decode(head: StarSpec, maps: NDArray[np.float32]) -> Instances:
+    """The objects of whole maps."""
+    shape = (maps.shape[1] * head.grid[0], maps.shape[2] * head.grid[1])
+    return star.decode(maps, head, shape=shape)
 
 
-def _by(pair: tuple[int, int]) -> str:
-    return f"{pair[0]} x {pair[1]}"
+def _details(config: StarConfig, head: StarSpec, tile: TileSpec) -> dict[str, str]:
+    """Rows of the summary."""
+    classes = "" if head.n_classes is None else f", {head.n_classes} classes"
+    norm = ", batch normalisation (folded)" if config.unet_batch_norm else ""
+    return {
+        "head": f"star, {head.n_rays} rays, grid {by(head.grid)}{classes}",
+        "network": f"U-Net, depth {config.unet_n_depth}, {config.unet_n_filter_base} filters, "
+        f"kernel {by(config.unet_kernel_size)}, pool {by(config.unet_pool)}, {config.unet_activation}{norm}",
+        "receptive field": f"{by(tile.receptive_field)} pixels measured, halo {by(tile.halo)} pixels",
+        "thresholds": f"prob {head.prob_thresh:.4g}, nms {head.nms_thresh:.4g}",
+    }

@@ -1,9 +1,10 @@
 """The same input through the original and through an exported file: the table of differences.
 
-Passes the door: an exported file and a .npz that was recorded with the original program. Two kinds are understood,
-by their keys: `image`, `net_prob`, `net_dist` (what the Keras network gave for the padded image), or `norm` (or
-`image`), `prob`, `dist` (what `StarDist2D.predict` gave: cropped, lengths of at least 1e-3). Optional: `net_prob_class`
-or `prob_class`. Images are (Y, X) or (Y, X, C) and already normalised.
+Passes the door: an exported file and a .npz that was recorded with the original program. For star models two kinds are
+understood, by their keys: `image`, `net_prob`, `net_dist` (what the Keras network gave for the padded image), or `norm`
+(or `image`), `prob`, `dist` (what `StarDist2D.predict` gave: cropped, lengths of at least 1e-3). Optional:
+`net_prob_class` or `prob_class`. Images are (Y, X) or (Y, X, C) and already normalised. For flow models, what the
+network of Cellpose was given and gave: `net_input` (N, C, Y, X), `net_maps` (N, 3, Y, X), optional `net_style` (N, S).
 """
 
 from __future__ import annotations
@@ -17,20 +18,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellrt.errors import FileError, ModelError
-from cellrt.manifest import METADATA_KEY, Manifest
+from cellrt.manifest import METADATA_KEY, Manifest, StarSpec
 from cellrt.session import Session
 
 # Largest differences that float32 arithmetic in another order explains; classes are probabilities too.
 PROB_TOLERANCE = 1e-5
 DIST_TOLERANCE = 1e-3  # pixels
+FLOW_TOLERANCE = 1e-4  # of flows and logits, whose magnitude is about 5
+STYLE_TOLERANCE = 1e-5  # of vectors of length 1
 _LEAST_DIST = 1e-3  # StarDist's `predict` clips lengths there
+
+Arrays = Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
 class Difference:
     """How far one kind of map is from the recorded one."""
 
-    maps: str  # "prob", "dist" or "prob_class"
+    maps: str  # "prob", "dist", "prob_class"; "maps", "style"
     largest: float
     tolerance: float
 
@@ -50,14 +55,14 @@ def verify(model: str | Path | bytes, recorded: str | Path) -> list[Difference]:
     Parameters
     ----------
     model : path or bytes
-        A file that `cellrt export stardist` wrote.
+        A file that ``cellrt export`` wrote.
     recorded : path
         A .npz; see the module's first lines for its keys.
 
     Returns
     -------
     list of Difference
-        For prob, dist and, if recorded, prob_class.
+        For prob, dist and, if recorded, prob_class; of a flow model for maps and, if recorded, style.
 
     Raises
     ------
@@ -69,6 +74,15 @@ def verify(model: str | Path | bytes, recorded: str | Path) -> list[Difference]:
         raise ModelError("expected a file with cellrt's manifest, got one without; export it with: cellrt export")
     manifest = Manifest.from_json(session.metadata[METADATA_KEY])
     arrays = _load(Path(recorded))
+    if isinstance(manifest.head, StarSpec):
+        return _verify_star(session, manifest, manifest.head, arrays, recorded)
+    return _verify_flow(session, manifest, arrays, recorded)
+
+
+def _verify_star(
+    session: Session, manifest: Manifest, head: StarSpec, arrays: Arrays, recorded: str | Path
+) -> list[Difference]:
+    """Compare probabilities and lengths."""
     raw = "net_prob" in arrays
     prefix = "net_" if raw else ""
     image = arrays.get("norm", arrays.get("image"))
@@ -80,7 +94,7 @@ def verify(model: str | Path | bytes, recorded: str | Path) -> list[Difference]:
         )
     maps = session.run(_as_input(image, manifest))["maps"][0].transpose(1, 2, 0)
 
-    first_class = 1 + manifest.head.n_rays
+    first_class = 1 + head.n_rays
     parts = (maps[..., 0], maps[..., 1:first_class], maps[..., first_class:])
     tolerances = (PROB_TOLERANCE, DIST_TOLERANCE, PROB_TOLERANCE)
     differences = []
@@ -89,18 +103,50 @@ def verify(model: str | Path | bytes, recorded: str | Path) -> list[Difference]:
             continue
         theirs = arrays[key]
         ours = ours[: theirs.shape[0], : theirs.shape[1]]
-        if ours.shape != theirs.shape:
-            raise ModelError(
-                f"expected {key} of shape {ours.shape} in {recorded}, got {theirs.shape}; record this model's maps"
-            )
+        _require_shape(key, ours, theirs, recorded)
         if key == "dist":
             ours, theirs = np.maximum(ours, _LEAST_DIST), np.maximum(theirs, _LEAST_DIST)
-        largest = float(np.abs(ours.astype(np.float64) - theirs).max(initial=0))
-        differences.append(Difference(key.removeprefix("net_"), largest, tolerance))
+        differences.append(Difference(key.removeprefix("net_"), _largest(ours, theirs), tolerance))
     return differences
 
 
-def _load(path: Path) -> Mapping[str, NDArray[np.float32]]:
+def _verify_flow(session: Session, manifest: Manifest, arrays: Arrays, recorded: str | Path) -> list[Difference]:
+    """Compare maps and styles."""
+    image = arrays.get("net_input")
+    if image is None or "net_maps" not in arrays:
+        raise ModelError(
+            f"expected net_input and net_maps in {recorded}, got {', '.join(sorted(arrays))}; save a batch and what "
+            "the network of a CellposeModel gives for it with numpy.savez"
+        )
+    if image.ndim != 4 or image.shape[1] != manifest.input.n_channels:
+        raise ModelError(
+            f"expected net_input (N, C, Y, X) with {manifest.input.n_channels} channels, got {image.shape}; record a "
+            "batch that fits the model"
+        )
+    outputs = session.run(np.ascontiguousarray(image, np.float32))
+    differences = []
+    for key, tolerance in (("maps", FLOW_TOLERANCE), ("style", STYLE_TOLERANCE)):
+        if key in outputs and f"net_{key}" in arrays:
+            theirs = arrays[f"net_{key}"]
+            _require_shape(f"net_{key}", outputs[key], theirs, recorded)
+            differences.append(Difference(key, _largest(outputs[key], theirs), tolerance))
+    return differences
+
+
+def _require_shape(key: str, ours: NDArray[np.float32], theirs: NDArray[np.float32], recorded: str | Path) -> None:
+    """Refuse maps of another model or image."""
+    if ours.shape != theirs.shape:
+        raise ModelError(
+            f"expected {key} of shape {ours.shape} in {recorded}, got {theirs.shape}; record this model's maps"
+        )
+
+
+def _largest(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+    """The largest difference; NaN if there is one."""
+    return float(np.abs(ours.astype(np.float64) - theirs).max(initial=0))
+
+
+def _load(path: Path) -> Arrays:
     """The arrays of a .npz, none of them pickled."""
     try:
         with np.load(path, allow_pickle=False) as file:

@@ -1,4 +1,4 @@
-"""cellrt runs trained cell-segmentation networks: the cells of StarDist, without TensorFlow.
+"""cellrt runs trained cell-segmentation networks: the cells of StarDist and Cellpose, without TensorFlow or PyTorch.
 
     import cellrt
 
@@ -17,6 +17,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import cellrt.zoo as zoo
+    from cellrt.catalogue import bundled_models, load
     from cellrt.errors import (
         CapacityError,
         CellrtError,
@@ -27,9 +29,12 @@ if TYPE_CHECKING:
         ModelError,
         ProviderError,
     )
+    from cellrt.flow_model import FlowMaps, FlowModel
     from cellrt.instances import Instances
-    from cellrt.manifest import Manifest, PercentileSpec
-    from cellrt.model import Model, bundled_models, load
+    from cellrt.manifest import Manifest, Normalize99Spec, PercentileSpec
+    from cellrt.model import Model
+    from cellrt.seg_file import SegFile, read_seg
+    from cellrt.star_model import StarModel
 
 __version__ = "0.1.0"
 
@@ -38,28 +43,48 @@ __all__ = [
     "CellrtError",
     "DataError",
     "FileError",
+    "FlowMaps",
+    "FlowModel",
     "ImageError",
     "Instances",
     "KernelError",
     "Manifest",
     "Model",
     "ModelError",
+    "Normalize99Spec",
     "PercentileSpec",
     "ProviderError",
+    "SegFile",
+    "StarModel",
     "bundled_models",
     "load",
+    "read_seg",
+    "zoo",
 ]
 
-_ROOMS = {"Instances": "instances", "Manifest": "manifest", "PercentileSpec": "manifest"} | dict.fromkeys(
-    ("Model", "bundled_models", "load"), "model"
-)
+_ROOMS = {
+    "FlowMaps": "flow_model",
+    "FlowModel": "flow_model",
+    "Instances": "instances",
+    "Manifest": "manifest",
+    "Model": "model",
+    "Normalize99Spec": "manifest",
+    "PercentileSpec": "manifest",
+    "SegFile": "seg_file",
+    "StarModel": "star_model",
+    "bundled_models": "catalogue",
+    "load": "catalogue",
+    "read_seg": "seg_file",
+    "zoo": "zoo",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Load the room that a public name lives in, when the name is first used (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module 'cellrt' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"cellrt.{_ROOMS.get(name, 'errors')}"), name)
+    room = importlib.import_module(f"cellrt.{_ROOMS.get(name, 'errors')}")
+    value = room if name == _ROOMS.get(name) else getattr(room, name)
     globals()[name] = value
     return value
 

@@ -19,14 +19,18 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
-import cellrt
-from cellrt import readers, write
+from numpy.typing import NDArray
+
+from cellrt import cli_arguments, readers, write
+from cellrt.catalogue import load
 from cellrt.errors import CellrtError, FileError
+from cellrt.flow_model import FlowModel
 from cellrt.image import as_image
-from cellrt.manifest import Manifest
-from cellrt.model import Model, Normalize, bundled_models, load
+from cellrt.instances import Instances
+from cellrt.manifest import FlowSpec, Manifest, Normalize99Spec, StarSpec
+from cellrt.star_model import StarModel
 
 OK, FAILED, INTERRUPTED, TERMINATED = 0, 1, 130, 143  # and 2, with which argparse exits
 
@@ -64,8 +68,8 @@ def _run(argv: list[str]) -> int:
     try:
         if argv[:1] == ["export"]:
             return _export(argv[1:])
-        arguments = _parser().parse_args(argv)
-        return int(arguments.run(arguments))
+        arguments = cli_arguments.parse(argv)
+        return {"segment": _segment, "info": _info, "selftest": _selftest}[arguments.command](arguments)
     finally:
         print(end="", flush=True)  # here a disk that is full can still be said; at exit Python would, in its own way
 
@@ -115,76 +119,6 @@ def _silence(stream: TextIO) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _parser() -> argparse.ArgumentParser:
-    """The arguments of every command; argparse exits with 2 when they are wrong."""
-    parser = argparse.ArgumentParser(prog="cellrt", description="Run trained cell-segmentation networks.")
-    parser.add_argument("--version", action="version", version=f"cellrt {cellrt.__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-    segment = commands.add_parser(
-        "segment",
-        help="find the cells of images",
-        description="Find the cells of images and write them as labels, tables and polygons. An image that fails is "
-        "listed at the end and the others are done.",
-        epilog="Results are named after the image's file without its extension: cell.tif gives cell_labels.tif and "
-        "cell.csv. Where two images of one call would share a name, the extension tells them apart (cell_tif, "
-        "cell_png), else the folder (A1/cell). A later call replaces results of the same name, also those of another "
-        "image: d.tif and then d.png both give d.csv. Images and files that cellrt did not write are never replaced. "
-        "Results that an earlier call left for an image that now fails are renamed to *.old.",
-    )
-    segment.set_defaults(run=_segment)
-    segment.add_argument("images", nargs="+", metavar="IMAGE", help="image files, folders of images, or globs")
-    model_help = f"a file written by `cellrt export`, or a bundled model: {', '.join(bundled_models())}"
-    segment.add_argument("-m", "--model", required=True, help=model_help)
-    segment.add_argument("-o", "--output", required=True, type=Path, metavar="DIR", help="folder of the results")
-    segment.add_argument(
-        "--save",
-        default="labels,csv",
-        type=_formats,
-        metavar="FORMATS",
-        help=f"which results to write, of {','.join(write.FORMATS)} (default: labels,csv)",
-    )
-    segment.add_argument("--prob-thresh", type=_fraction, help="least probability of an object (default: the model's)")
-    segment.add_argument("--nms-thresh", type=_fraction, help="most overlap of two objects (default: the model's)")
-    segment.add_argument("--scale", type=_positive, help="rescale images for the network; 0.5 if objects are too large")
-    segment.add_argument("--channels", type=_channels, metavar="N[,N]", help="channels of the image to use, from 0")
-    segment.add_argument("--axes", type=_axes, help="axes of the images, such as CYX (default: as the file says)")
-    segment.add_argument(
-        "--normalize",
-        type=_percentiles,
-        default="model",
-        metavar="LOW,HIGH",
-        help="percentiles that become 0 and 1, none for normalised images, or model (default)",
-    )
-    segment.add_argument("--tiles", type=_tiles, metavar="Y,X", help="tiles of the network's input (default: by size)")
-    _add_session(segment)
-
-    info = commands.add_parser("info", help="show what a model file says about itself")
-    info.set_defaults(run=_info)
-    info.add_argument("model", metavar="MODEL", help=model_help)
-    info.add_argument("--json", action="store_true", help="print the manifest as JSON")
-    _add_session(info)
-
-    selftest = commands.add_parser("selftest", help="check that a model gives the right results on this machine")
-    selftest.set_defaults(run=_selftest)
-    selftest.add_argument("model", metavar="MODEL", help=model_help)
-    _add_session(selftest)
-
-    commands.add_parser("export", help="make a model file from a trained network (needs cellrt[export])")
-    return parser
-
-
-def _add_session(parser: argparse.ArgumentParser) -> None:
-    """The arguments that every command which opens a model takes."""
-    parser.add_argument(
-        "--providers",
-        type=lambda text: text.split(","),
-        metavar="NAMES",
-        help="execution providers in order of preference, such as cuda,cpu (default: cuda where it works, else cpu)",
-    )
-    parser.add_argument("--threads", type=_threads, help="threads of network and kernels (default: all usable cores)")
-
-
 def _segment(arguments: argparse.Namespace) -> int:
     """Segment a batch; what would stop all of it is found out before the first image."""
     images = readers.find_images(arguments.images, write.is_output)
@@ -194,6 +128,9 @@ def _segment(arguments: argparse.Namespace) -> int:
     outputs = [write.paths_of(stem, formats) for stem in stems]
     _check_outputs(images, (path for paths in outputs for path in paths))
     model = load(arguments.model, providers=arguments.providers, threads=arguments.threads)
+    cli_arguments.check_kind(arguments, model.manifest.head.kind)
+    if isinstance(model, FlowModel):
+        model.predict_all((), **_flow_options(model, arguments))  # of no image: it checks the options
     _make_folder(arguments.output)
     for folder in {arguments.output, *(stem.parent for stem in stems)}:
         write.sweep(folder)
@@ -207,7 +144,8 @@ def _segment(arguments: argparse.Namespace) -> int:
         try:
             line = _segment_one(model, image, stem, arguments)
         except (CellrtError, OSError, MemoryError) as error:
-            advice = "expected the image to fit in memory; ask for more and smaller tiles with --tiles"
+            smaller = "--tiles upstream" if isinstance(model, FlowModel) else "more and smaller tiles with --tiles"
+            advice = f"expected the image to fit in memory; ask for {smaller}, or cut the image"
             reason = advice if isinstance(error, MemoryError) else str(error)
             # Results of an earlier run must not pass for this one's. They are not deleted either: a wrong option would
             # cost all of them.
@@ -259,10 +197,23 @@ def _identity(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _segment_one(model: Model, path: Path, stem: Path, arguments: argparse.Namespace) -> str:
+def _segment_one(model: StarModel | FlowModel, path: Path, stem: Path, arguments: argparse.Namespace) -> str:
     """Read, segment and write one image; returns the line to print."""
     start = time.perf_counter()
     array, axes = readers.read(path, arguments.axes)
+    if isinstance(model, FlowModel):
+        cells, remark = _segment_flow(model, array, axes, path, stem, arguments)
+    else:
+        cells, remark = _segment_star(model, array, axes, path, stem, arguments), ""
+    seconds = time.perf_counter() - start
+    rate = cells.labels.size / 1e6 / seconds
+    return f"{path}  {len(cells)} objects  {remark}{seconds:.2f} s  {rate:.2f} megapixels/s"
+
+
+def _segment_star(
+    model: StarModel, array: NDArray[Any], axes: str | None, path: Path, stem: Path, arguments: argparse.Namespace
+) -> Instances:
+    """Segment and write one image with a star model."""
     pixels = as_image(array, axes, arguments.channels, n_channels=model.manifest.input.n_channels)
     cells = model.segment(
         pixels,
@@ -273,10 +224,48 @@ def _segment_one(model: Model, path: Path, stem: Path, arguments: argparse.Names
         scale=arguments.scale,
         tiles=arguments.tiles,
     )
-    write.write(cells, stem, arguments.save, image=pixels, class_names=model.manifest.head.class_names)
-    seconds = time.perf_counter() - start
-    rate = cells.labels.size / 1e6 / seconds
-    return f"{path}  {len(cells)} objects  {seconds:.2f} s  {rate:.2f} megapixels/s"
+    names = model.head.class_names
+    write.write(cells, stem, arguments.save, image=pixels, class_names=names, source=path)
+    return cells
+
+
+def _flow_options(model: FlowModel, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the command line asks of the network, as options of `FlowModel.predict`."""
+    return {
+        "channels": arguments.channels,
+        "diameter": model.head.diam_labels if arguments.diameter == "model" else arguments.diameter,
+        "normalize": arguments.normalize,
+        "invert": arguments.invert,
+        "resample": arguments.resample is None,
+        "augment": arguments.augment is not None,
+        "tiles": arguments.tiles or "upstream",
+    }
+
+
+def _segment_flow(
+    model: FlowModel, array: NDArray[Any], axes: str | None, path: Path, stem: Path, arguments: argparse.Namespace
+) -> tuple[Instances, str]:
+    """Segment and write one image with a flow model; returns also what to say of a diameter that was not given."""
+    pixels = as_image(array, axes, n_channels=None)
+    maps = model.predict(array, axes=axes, **_flow_options(model, arguments))
+    cells = model.decode(
+        maps,
+        flow_threshold=arguments.flow_threshold,
+        cellprob_threshold=arguments.cellprob_threshold,
+        niter=arguments.niter,
+        min_size=arguments.min_size,
+    )
+    write.write(
+        cells,
+        stem,
+        arguments.save,
+        image=pixels if "overlay" in arguments.save else None,
+        maps=maps.maps,
+        channels=arguments.channels or ((0, 0) if len(pixels) == 1 else (1, 2)),
+        diameter=maps.diameter,
+        source=path,
+    )
+    return cells, f"diameter {maps.diameter:.1f}  " if arguments.diameter is None else ""
 
 
 def _info(arguments: argparse.Namespace) -> int:
@@ -293,16 +282,12 @@ def _info(arguments: argparse.Namespace) -> int:
 def _rows(manifest: Manifest) -> list[tuple[str, str]]:
     """A manifest as lines for people."""
     head, tile, source = manifest.head, manifest.tile, manifest.source
-    percentiles = manifest.normalize
-    channels = "jointly" if percentiles.joint else "each channel"
     rows = [
         ("name", manifest.name),
         ("description", manifest.description),
-        ("head", f"{head.kind}: {head.n_rays} rays, grid {head.grid[0]} x {head.grid[1]}"),
-        ("classes", "" if head.n_classes is None else ", ".join(head.class_names or [f"{head.n_classes}"])),
+        *(_flow_rows(head) if isinstance(head, FlowSpec) else _star_rows(head)),
         ("channels", str(manifest.input.n_channels)),
-        ("thresholds", f"probability {head.prob_thresh:.4g}, overlap {head.nms_thresh:.4g}"),
-        ("normalisation", f"percentiles {percentiles.low:g} and {percentiles.high:g}, {channels}"),
+        ("normalisation", _normalisation(manifest)),
         ("receptive field", f"{tile.receptive_field[0]} x {tile.receptive_field[1]} pixels, halo {tile.halo}"),
         ("sizes", f"multiples of {tile.multiple[0]} x {tile.multiple[1]}; other images are padded"),
         ("source", f"{source.upstream}: {source.name}"),
@@ -312,6 +297,44 @@ def _rows(manifest: Manifest) -> list[tuple[str, str]]:
         ("self-test", "yes" if manifest.selftest else "no"),
     ]
     return [(key, value) for key, value in rows if value]
+
+
+def _star_rows(head: StarSpec) -> list[tuple[str, str]]:
+    """What is particular to star models."""
+    return [
+        ("head", f"{head.kind}: {head.n_rays} rays, grid {head.grid[0]} x {head.grid[1]}"),
+        ("classes", "" if head.n_classes is None else ", ".join(head.class_names or [f"{head.n_classes}"])),
+        ("thresholds", f"probability {head.prob_thresh:.4g}, overlap {head.nms_thresh:.4g}"),
+    ]
+
+
+def _flow_rows(head: FlowSpec) -> list[tuple[str, str]]:
+    """What is particular to flow models."""
+    dialect = {"v3": "Cellpose 1 to 3", "v4": "Cellpose 4"}[head.dynamics]
+    thresholds = f"flow error {head.flow_threshold:.4g}, cell logit {head.cellprob_threshold:.4g}"
+    return [
+        ("head", f"{head.kind}: dynamics {head.dynamics} ({dialect})"),
+        ("diameter", f"{head.diam_mean:.4g} pixels for the network; trained on {head.diam_labels:.4g}"),
+        ("size model", "no" if head.size_model is None else "yes: the diameter is estimated for each image"),
+        ("thresholds", f"{thresholds}, at least {head.min_size} pixels"),
+        ("tiles", f"{head.tile} x {head.tile} pixels{', no others' if head.fixed_tile else ', or large ones'}"),
+        ("style", f"{head.n_style} values" if head.n_style else "none"),
+    ]
+
+
+def _normalisation(manifest: Manifest) -> str:
+    """The normalisation in words."""
+    spec = manifest.normalize
+    if not isinstance(spec, Normalize99Spec):
+        return f"percentiles {spec.low:g} and {spec.high:g}, {'jointly' if spec.joint else 'each channel'}"
+    steps = [
+        f"smoothed by {spec.smooth_radius:g} pixels" if spec.smooth_radius else "",
+        f"sharpened by {spec.sharpen_radius:g} pixels" if spec.sharpen_radius else "",
+        f"percentiles {spec.low:g} and {spec.high:g}, each channel" if spec.lowhigh is None else "fixed grey values",
+        f"in blocks of {spec.tile_blocksize} pixels" if spec.tile_blocksize and spec.lowhigh is None else "",
+        "inverted" if spec.invert else "",
+    ]
+    return ", ".join(step for step in steps if step)
 
 
 def _selftest(arguments: argparse.Namespace) -> int:
@@ -345,89 +368,3 @@ def _make_folder(folder: Path) -> None:
         raise FileError(f"expected to create the folder {folder}, got: {error.strerror}; choose another -o") from error
     if not os.access(folder, os.W_OK):
         raise FileError(f"expected to write into {folder}, got no permission; choose another -o")
-
-
-def _formats(text: str) -> list[str]:
-    """--save: names of output formats."""
-    names = [name.strip() for name in text.split(",")]
-    for name in names:
-        if name not in write.FORMATS:
-            raise argparse.ArgumentTypeError(f"expected formats of {','.join(write.FORMATS)}, got {name!r}")
-    return names
-
-
-def _number(text: str, want: str, low: float, high: float) -> float:
-    """A number in [low, high]."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not low <= value <= high:
-        raise argparse.ArgumentTypeError(f"expected {want}, got {text!r}")
-    return value
-
-
-def _fraction(text: str) -> float:
-    """A threshold."""
-    return _number(text, "a number from 0 to 1", 0, 1)
-
-
-def _positive(text: str) -> float:
-    """--scale."""
-    return _number(text, "a number from 0.001 to 1000", 0.001, 1000)
-
-
-def _integers(text: str, want: str, least: int) -> tuple[int, ...]:
-    """Integers of at least `least`, separated by commas."""
-    try:
-        values = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        values = ()
-    if not values or min(values) < least:
-        raise argparse.ArgumentTypeError(f"expected {want}, got {text!r}")
-    return values
-
-
-def _axes(text: str) -> str:
-    """--axes."""
-    letters = text.upper()
-    if not set("YX") <= set(letters) <= set("TZCSYX") or len(set(letters)) != len(letters):
-        raise argparse.ArgumentTypeError(
-            f"expected letters out of TZCSYX, Y and X among them, each once, such as CYX, got {text!r}"
-        )
-    return letters
-
-
-def _channels(text: str) -> tuple[int, ...]:
-    """--channels."""
-    return _integers(text, "channel numbers from 0, such as 0 or 0,1,2", 0)
-
-
-def _tiles(text: str) -> tuple[int, ...]:
-    """--tiles."""
-    values = _integers(text, "two numbers of tiles, such as 2,3", 1)
-    if len(values) != 2:
-        raise argparse.ArgumentTypeError(f"expected two numbers of tiles, such as 2,3, got {text!r}")
-    return values
-
-
-def _threads(text: str) -> int:
-    """--threads."""
-    want = "a number of threads up to 4096, 0 for all usable cores"
-    values = _integers(text, want, 0)
-    if len(values) != 1 or values[0] > 4096:
-        raise argparse.ArgumentTypeError(f"expected {want}, got {text!r}")
-    return values[0]
-
-
-def _percentiles(text: str) -> Normalize:
-    """--normalize."""
-    if text == "none":
-        return None
-    if text == "model":
-        return "model"
-    low, comma, high = text.partition(",")
-    values = (_number(low, "LOW,HIGH in 0..100", 0, 100), _number(high, "LOW,HIGH in 0..100", 0, 100))
-    if not comma or values[0] >= values[1]:
-        raise argparse.ArgumentTypeError(f"expected LOW,HIGH with LOW below HIGH, or none, got {text!r}")
-    return values

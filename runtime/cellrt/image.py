@@ -16,10 +16,11 @@ from cellrt.errors import ImageError
 
 _AXES = "TZCSYX"  # S: samples of a pixel (RGB), the same as C here
 _DTYPES = "biuf"  # kinds of dtype: bool, signed, unsigned, floating
+_MOST_CHANNELS = 10  # of an image whose axes are guessed without knowing how many channels are wanted
 
 
 def as_image(
-    array: ArrayLike, axes: str | None = None, channels: int | Sequence[int] | None = None, *, n_channels: int
+    array: ArrayLike, axes: str | None = None, channels: int | Sequence[int] | None = None, *, n_channels: int | None
 ) -> NDArray[Any]:
     """View an array as (C, Y, X) with the channels that a network takes.
 
@@ -32,8 +33,9 @@ def as_image(
         entries is C, the last before the first; with `channels` the shorter of the last and the first.
     channels : int or sequence of int, optional
         Which channels to take, in order. Default: all.
-    n_channels : int
-        How many channels the network takes.
+    n_channels : int or None
+        How many channels the network takes; None: as many as the image has, the shorter of the last and the first axis
+        being C.
 
     Returns
     -------
@@ -68,13 +70,71 @@ def as_image(
 
     if wanted is not None:
         pixels = _take_channels(pixels, wanted)
-    if len(pixels) != n_channels:
+    if n_channels is not None and len(pixels) != n_channels:
         advice = "choose among them (channels=0, or --channels 0)" if len(pixels) > n_channels else "check the axes"
         raise ImageError(
             f"expected an image with {_count(n_channels)}, got {_count(len(pixels))} "
             f"(shape {np.shape(array)}, axes {axes or 'not given'}); {advice}"
         )
     return _native(pixels)
+
+
+def cellpose_numbers(channels: Sequence[int], n_channels: int, pair: bool) -> tuple[int, ...]:
+    """Channels by Cellpose's numbers, checked as far as that goes without an image; as in `cellpose_channels`."""
+    is_sequence = isinstance(channels, (Sequence, np.ndarray)) and not isinstance(channels, str)
+    numbers = tuple(channels) if is_sequence else ()
+    if not numbers or not all(isinstance(c, (int, np.integer)) and not isinstance(c, bool) for c in numbers):
+        example = "(1, 0)" if pair else "(1, 2, 3)"
+        raise ImageError(
+            f"expected channels as numbers counted from 1, as Cellpose counts, got {channels!r}; pass {example}"
+        )
+    if pair and len(numbers) != 2:
+        raise ImageError(f"expected channels as two numbers (cells, nuclei), got {channels!r}; pass (0, 0) for grey")
+    if len(numbers) > n_channels:
+        raise ImageError(f"expected at most {n_channels} channels, got {channels!r}; the network takes no more")
+    return tuple(int(number) for number in numbers)
+
+
+def cellpose_channels(
+    pixels: NDArray[Any], channels: tuple[int, ...] | None, *, n_channels: int, pair: bool
+) -> NDArray[np.float32]:
+    """The channels that a Cellpose network gets, by Cellpose's numbers; float32 (C, Y, X), a new array.
+
+    Parameters
+    ----------
+    pixels : array (C, Y, X)
+    channels : tuple of int, optional
+        Counted from 1. With `pair`: the channel to segment, 0 for the mean of all; then the one of nuclei, 0 for none.
+        Without: the channels to use, in order. Default: the first ones.
+    n_channels : int
+        How many the network takes.
+    pair : bool
+        Whether the numbers are such a pair (Cellpose 1 to 3), which counts for nothing in an image of one channel. Then
+        what is missing of `n_channels` is added as zeros; else (Cellpose 4) there are just fewer channels.
+
+    Raises
+    ------
+    ImageError
+        If the image does not have a channel.
+    """
+    numbers = tuple(range(1, min(n_channels, len(pixels)) + 1)) if channels is None else channels
+    if pair and len(pixels) == 1:
+        numbers = (1,)
+    for number in numbers:
+        if not (0 if pair else 1) <= number <= len(pixels):
+            raise ImageError(
+                f"expected channels in {0 if pair else 1}..{len(pixels)}, counted from 1 as Cellpose counts, got "
+                f"{number} for an image with {_count(len(pixels))}; check channels="
+            )
+    chosen = np.zeros((n_channels if pair else len(numbers), *pixels.shape[1:]), np.float32)
+    with np.errstate(over="ignore"):  # what does not fit float32 becomes infinite, and is refused later
+        if numbers[0] == 0:
+            chosen[0] = pixels.mean(axis=0, dtype=np.float32)
+            return chosen
+        for place, number in enumerate(numbers):
+            if number:
+                chosen[place] = pixels[number - 1]
+    return chosen
 
 
 def _count(n: int) -> str:
@@ -105,14 +165,19 @@ def _check_axes(pixels: NDArray[Any], axes: str) -> str:
     return letters.replace("S", "C")
 
 
-def _guess_axes(pixels: NDArray[Any], n_channels: int, chosen: bool) -> str:
+def _guess_axes(pixels: NDArray[Any], n_channels: int | None, chosen: bool) -> str:
     """Axes of an array that came without: YX, YXC or CYX, and T for axes of length 1."""
     shape = pixels.shape
     if pixels.ndim == 2:
         return "YX"
     if pixels.ndim == 3:
-        if chosen:  # the channels are picked by number: their axis is the short one
-            return "YXC" if shape[2] <= shape[0] else "CYX"
+        if chosen or (n_channels is None and min(shape[0], shape[2]) <= _MOST_CHANNELS):
+            return "YXC" if shape[2] <= shape[0] else "CYX"  # picked by number: their axis is the short one
+        if n_channels is None:
+            raise ImageError(
+                f"expected an image with up to {_MOST_CHANNELS} channels, got shape {shape}; segment the planes of a "
+                "stack one by one, or name the axes (axes=, --axes)"
+            )
         if shape[2] == n_channels:
             return "YXC"
         if shape[0] == n_channels:

@@ -20,6 +20,7 @@ from cellrt.errors import ModelError
 
 SCHEMA = 1
 METADATA_KEY = "cellrt"  # the key of the manifest among an ONNX file's metadata_props
+DYNAMICS = ("v3", "v4")  # whose post-processing a flow model needs: Cellpose 1 to 3, or 4
 
 _log = logging.getLogger(__name__)
 
@@ -44,10 +45,41 @@ class PercentileSpec:
     high: float = 99.8  # percent
     joint: bool = True  # percentiles over all channels together, or of each channel
     eps: float = 1e-20
+    kind: str = "percentile"
 
     def __post_init__(self) -> None:
         _require(0 <= self.low < self.high <= 100, "percentiles", "0 <= low < high <= 100", (self.low, self.high))
         _require(0 <= self.eps < 1, "normalize.eps", "a number in [0, 1)", self.eps)
+
+
+@dataclass(frozen=True)
+class Normalize99Spec:
+    """(image - low) / (high - low) of each channel, with what Cellpose offers around it (its `normalize_img`)."""
+
+    low: float = 1.0  # percent
+    high: float = 99.0  # percent
+    lowhigh: tuple[float, ...] | None = None  # grey values instead of percentiles: low, high of all or of each channel
+    smooth_radius: float = 0.0  # pixels; 0: off
+    sharpen_radius: float = 0.0  # pixels; 0: off
+    tile_blocksize: int = 0  # pixels; percentiles of blocks of this side instead of the whole image; 0: off
+    invert: bool = False  # 1 - image afterwards, for dark cells on a bright ground
+    rules: str = (
+        "v3"  # v3 leaves a constant channel as it is and does not invert after blocks; v4 sets it to 0 and does
+    )
+    kind: str = "normalize99"
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.low < self.high <= 100, "percentiles", "0 <= low < high <= 100", (self.low, self.high))
+        if self.lowhigh is not None:
+            pairs = list(zip(self.lowhigh[::2], self.lowhigh[1::2], strict=False))
+            rising = len(self.lowhigh) % 2 == 0 and pairs and all(low < high for low, high in pairs)
+            _require(bool(rising), "normalize.lowhigh", "pairs of rising grey values", self.lowhigh)
+        for name, value in (("smooth_radius", self.smooth_radius), ("sharpen_radius", self.sharpen_radius)):
+            is_radius = isinstance(value, (int, float)) and 0 <= value <= 1e6
+            _require(is_radius, f"normalize.{name}", "a number from 0 to 1e6", value)
+        is_side = isinstance(self.tile_blocksize, int) and 0 <= self.tile_blocksize <= 1 << 30
+        _require(is_side, "normalize.tile_blocksize", "a whole number from 0 to 2^30", self.tile_blocksize)
+        _require(self.rules in DYNAMICS, "normalize.rules", f"one of {', '.join(DYNAMICS)}", self.rules)
 
 
 @dataclass(frozen=True)
@@ -104,6 +136,63 @@ class StarSpec:
 
 
 @dataclass(frozen=True)
+class SizeModelSpec:
+    """Cellpose's size model: diameter = max(5, diam_mean * exp(weights . (style - style_mean) + offset)) pixels."""
+
+    weights: tuple[float, ...]
+    style_mean: tuple[float, ...]
+    diam_mean: float  # pixels
+    offset: float
+
+    def __post_init__(self) -> None:
+        n = len(self.weights)
+        _require(
+            n >= 1 and len(self.style_mean) == n, "size_model", "as many means as weights", (n, len(self.style_mean))
+        )
+        _require(0 < self.diam_mean < 1e4, "size_model.diam_mean", "a number of pixels in (0, 10000)", self.diam_mean)
+
+
+@dataclass(frozen=True)
+class FlowSpec:
+    """The `flow` head: the maps are the y and x components of the flow (5 per pixel and step) and the cell logit."""
+
+    dynamics: str  # "v3" or "v4": whose integration, quality control and cleaning
+    diam_mean: float  # pixels: the diameter of objects as the network was trained to see them
+    diam_labels: float  # pixels: mean diameter of the objects it was trained on; what an unknown diameter is taken for
+    tile: int  # pixels: side of upstream's tiles
+    fixed_tile: bool = False  # the network takes inputs of exactly that side
+    n_style: int = 0  # length of the second output, `style` (N, n_style); 0: there is none
+    flow_threshold: float = 0.4  # largest error of a mask's flow
+    cellprob_threshold: float = 0.0  # least logit of a pixel inside a cell
+    min_size: int = 15  # pixels of a mask
+    size_model: SizeModelSpec | None = None
+    kind: str = "flow"
+
+    def __post_init__(self) -> None:
+        _require(self.dynamics in DYNAMICS, "head.dynamics", f"one of {', '.join(DYNAMICS)}", self.dynamics)
+        _require(0 < self.diam_mean < 1e4, "head.diam_mean", "a number of pixels in (0, 10000)", self.diam_mean)
+        _require(0 < self.diam_labels < 1e4, "head.diam_labels", "a number of pixels in (0, 10000)", self.diam_labels)
+        _require(64 <= self.tile <= 4096, "head.tile", "64..4096", self.tile)
+        _require(0 <= self.n_style <= 65536, "head.n_style", "0..65536", self.n_style)
+        _require(self.flow_threshold >= 0, "head.flow_threshold", "at least 0", self.flow_threshold)
+        _require(0 <= self.min_size <= 1 << 40, "head.min_size", "0..2^40", self.min_size)
+        if self.size_model is not None:
+            n_weights = len(self.size_model.weights)
+            _require(n_weights == self.n_style, "size_model", f"{self.n_style} weights, one per style value", n_weights)
+            _require(self.dynamics == "v3", "size_model", "null for Cellpose 4", "one")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Pixels per sample of the maps."""
+        return (1, 1)
+
+    @property
+    def n_maps(self) -> int:
+        """Channels of the maps."""
+        return 3
+
+
+@dataclass(frozen=True)
 class SourceSpec:
     """Where the weights came from."""
 
@@ -141,9 +230,9 @@ class Manifest:
     """Everything a model file says about itself."""
 
     name: str
-    head: StarSpec
+    head: StarSpec | FlowSpec
     input: InputSpec
-    normalize: PercentileSpec
+    normalize: PercentileSpec | Normalize99Spec
     tile: TileSpec
     source: SourceSpec
     selftest: SelfTestSpec | None = None
@@ -173,10 +262,6 @@ class Manifest:
             raise ModelError("expected a manifest with a schema number, got none; export the model again")
         if not 1 <= data["schema"] <= SCHEMA:
             raise ModelError(f"expected a manifest of schema 1 to {SCHEMA}, got {data['schema']}; upgrade cellrt")
-        head = data.get("head")
-        kind = head.get("kind") if isinstance(head, dict) else None
-        if kind != "star":
-            raise ModelError(f"expected a head of kind 'star', got {kind!r}; upgrade cellrt or export the model again")
         manifest: Self = _build(cls, data, "manifest")
         return manifest
 
@@ -208,8 +293,11 @@ def _build(cls: type, data: object, path: str) -> Any:
 def _value(hint: Any, value: object, path: str) -> Any:
     """A JSON value as the type `hint` says, or `ModelError`."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):  # always "X | None" here
-        return None if value is None else _value(arguments[0], value, path)
+    if origin in (types.UnionType, typing.Union):  # "X | None", or several dataclasses that say of which kind they are
+        choices = [argument for argument in arguments if argument is not types.NoneType]
+        if value is None and len(choices) < len(arguments):
+            return None
+        return _value(choices[0] if len(choices) == 1 else _of_kind(choices, value, path), value, path)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return _build(hint, value, path)
     if origin is tuple and isinstance(value, list):
@@ -222,3 +310,15 @@ def _value(hint: Any, value: object, path: str) -> Any:
         return value
     wanted = getattr(hint, "__name__", str(hint))
     raise ModelError(f"expected {path} to be {wanted}, got {value!r}; export the model again")
+
+
+def _of_kind(choices: list[Any], value: object, path: str) -> Any:
+    """The dataclass whose `kind` a JSON object names; the first where it names none, as files of cellrt 0.1 do."""
+    kinds = {choice.kind: choice for choice in choices}
+    kind = value.get("kind", choices[0].kind) if isinstance(value, dict) else None
+    if kind not in kinds:
+        raise ModelError(
+            f"expected {path} of kind {' or '.join(map(repr, kinds))}, got {kind!r}; upgrade cellrt or export the "
+            "model again"
+        )
+    return kinds[kind]

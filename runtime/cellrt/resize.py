@@ -1,14 +1,30 @@
 """Resampling, with the exact rule of each upstream.
 
-StarDist rescales with `scipy.ndimage.zoom(order=1)`; this is that function for planes, from numpy alone.
+StarDist rescales with `scipy.ndimage.zoom(order=1)`, which is `zoom_linear`; Cellpose with OpenCV's `resize`, which is
+`kernels.resize_linear` for images and flows and `resize_nearest` for labels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
+from cellrt.errors import ImageError
+
+MAX_PIXELS = 1 << 28  # of a rescaled image: 1 GB of float32 per channel
 _BAND = 64  # rows at a time: the double-precision intermediates of a whole plane would be six times its size
+
+
+def require_size(new: Sequence[int], old: Sequence[int], why: str) -> None:
+    """Raise `ImageError` unless a rescaled image has pixels, and at most `MAX_PIXELS`."""
+    if min(new) < 1 or new[0] * new[1] > MAX_PIXELS:
+        raise ImageError(
+            f"expected a rescaled image of 1 to {MAX_PIXELS} pixels, got {new[0]} x {new[1]} from {old[0]} x {old[1]} "
+            f"with {why}; choose another"
+        )
 
 
 def zoom_linear(image: NDArray[np.float32], scale: tuple[float, float]) -> NDArray[np.float32]:
@@ -54,3 +70,17 @@ def _interpolation(
     first = 1 - (positions - before)
     second = 1 - first  # not the position's own fraction: scipy makes the weights add up to 1 this way
     return before, np.minimum(before + 1, side - 1), np.where(inside, first, 0), np.where(inside, second, 0)
+
+
+def resize_nearest(image: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
+    """The image (Y, X) at another shape, each sample taken from a pixel: OpenCV's `resize(INTER_NEAREST)`.
+
+    Sample d of n new ones takes old pixel ``floor(d * step)``, where OpenCV has ``1 / (n / old)`` for the step: in
+    double precision that is not always ``old / n``, and now and then the pixel is the one before.
+    """
+    rows, columns = (
+        np.minimum((np.arange(new) * (1 / (new / old))).astype(np.intp), old - 1)
+        for new, old in zip(shape, image.shape, strict=True)
+    )
+    resized: NDArray[Any] = image[rows[:, None], columns]
+    return resized

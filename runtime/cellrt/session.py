@@ -124,7 +124,7 @@ class Session:
         except Exception as error:
             raise CellrtError(
                 f"expected the network to run on a batch of shape {batch.shape}, got: {_first_line(error)}; if memory "
-                "is short, ask for more and smaller tiles with tiles=(y, x)"
+                "is short, ask for smaller tiles or batches"
             ) from error
         return dict(zip(self.outputs, values, strict=True))
 
@@ -165,14 +165,17 @@ def _choose_providers(ort: Any, providers: Sequence[str] | None) -> list[str]:
     return names
 
 
-def _content(model: bytes | str | Path) -> tuple[str, bytes]:
-    """What to call the model in a message, and its bytes."""
+def _content(model: bytes | str | Path) -> tuple[str, bytes | str]:
+    """What to call the model in a message, and what ONNX Runtime is given: a file by its path, so that large ones are
+    not held in memory twice, and weights in a second file beside it are found."""
     if isinstance(model, bytes):
         return f"{len(model)} bytes", model
     try:
-        return str(model), Path(model).read_bytes()
+        with Path(model).open("rb") as file:
+            file.read(1)
     except OSError as error:
         raise FileError(f"expected a model file, got {model} ({error.strerror}); check the path") from error
+    return str(model), str(model)
 
 
 def _first_line(error: Exception) -> str:

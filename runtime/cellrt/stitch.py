@@ -1,11 +1,14 @@
-"""Tile outputs -> whole maps. Knows which part of a tile counts; never what the maps mean."""
+"""Tile outputs -> whole maps. Knows which part of a tile counts, or how much; never what the maps mean."""
 
 from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cellrt.tile import Tile
+from cellrt.tile import Span, Tile
 
 
 def place(whole: NDArray[np.float32], maps: NDArray[np.float32], tile: Tile, grid: tuple[int, int]) -> None:
@@ -25,3 +28,45 @@ def place(whole: NDArray[np.float32], maps: NDArray[np.float32], tile: Tile, gri
     y_begin, y_end, x_begin, x_end = tile.window(grid)
     top, left = (origin // g for origin, g in zip(tile.origin, grid, strict=True))
     whole[:, top + y_begin : top + y_end, left + x_begin : left + x_end] = maps[:, y_begin:y_end, x_begin:x_end]
+
+
+class Blend:
+    """The weighted mean of overlapping tiles, as Cellpose's `average_tiles` takes it: weights fall towards their edges.
+
+    Parameters
+    ----------
+    n_maps : int
+    rows, columns : sequence of (begin, end)
+        What each row and each column of tiles covers; together they cover the whole.
+    """
+
+    def __init__(self, n_maps: int, rows: Sequence[Span], columns: Sequence[Span]) -> None:
+        self._sum = np.zeros((n_maps, rows[-1][1], columns[-1][1]), np.float32)
+        # Tiles form a grid, so the weights of all at a pixel add up to the product of what its row and its column have.
+        self._weights = [np.zeros(side) for side in self._sum.shape[1:]]
+        for weights, spans in zip(self._weights, (rows, columns), strict=True):
+            for begin, end in spans:
+                weights[begin:end] += _taper(end - begin)
+
+    def add(self, maps: NDArray[np.float32], row: Span, column: Span) -> None:
+        """Add the maps (C, y, x) of one tile."""
+        weights = _taper(row[1] - row[0])[:, None] * _taper(column[1] - column[0])
+        self._sum[:, slice(*row), slice(*column)] += maps * weights
+
+    def finish(self) -> NDArray[np.float32]:
+        """The mean, float32 (C, Y, X)."""
+        self._sum /= self._weights[0][:, None] * self._weights[1]
+        return self._sum
+
+
+@functools.lru_cache(maxsize=64)
+def _taper(side: int) -> NDArray[np.float64]:
+    """How much each pixel of a tile counts along an axis: a logistic function, half 20 pixels from the edge.
+
+    A tile of fewer than 224 pixels has the middle of the weights of one of 224, as upstream has it.
+    """
+    full = max(224, side)
+    distance = np.abs(np.arange(full) - (full - 1) / 2)
+    weights: NDArray[np.float64] = 1 / (1 + np.exp((distance - (full / 2 - 20)) / 7.5))
+    begin = full // 2 - side // 2
+    return weights[begin : begin + side]

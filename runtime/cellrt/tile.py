@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from dataclasses import dataclass
 
@@ -126,3 +127,52 @@ def _axis(side: int, halo: int, multiple: int, n: int) -> list[tuple[Span, Span]
         begin = min(begin + stride, side - read)
     spans.append(((begin, begin + read), (keep, side)))
     return spans
+
+
+def cellpose_padding(side: int, *, smallest: int) -> tuple[int, int]:
+    """Zeros before and after a side, as Cellpose's `get_pad_yx` has them.
+
+    To a multiple of 16, and 8 more on either end; a side below `smallest`, for networks of one size: to just that.
+    """
+    pad = -side % 16 if side >= smallest else max(0, smallest - side - 16)
+    return 8 + pad // 2, 8 + pad - pad // 2
+
+
+def overlapping(shape: tuple[int, int], *, side: int, overlap: float) -> tuple[list[Span], list[Span]]:
+    """Cellpose's tiles: what each row and each column of tiles reads, evenly spread, all of one size.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        The padded image.
+    side : int
+        Largest side of a tile.
+    overlap : float
+        Share of a tile that neighbours have in common at least, 0.05 to 0.5.
+    """
+    rows, columns = (
+        _spread(length, min(side, length), 1 if length <= side else math.ceil((1 + 2 * overlap) * length / side))
+        for length in shape
+    )
+    return rows, columns
+
+
+def halving(shape: tuple[int, int], *, side: int) -> tuple[list[Span], list[Span]]:
+    """Cellpose's tiles for test-time augmentation: each overlaps its neighbours by half, two of them at least."""
+    rows, columns = (_spread(length, side, max(2, math.ceil(2 * length / side))) for length in shape)
+    return rows, columns
+
+
+def largest(
+    shape: tuple[int, int], *, multiple: tuple[int, int], overlap: int, max_pixels: int
+) -> tuple[list[Span], list[Span]]:
+    """The whole image as one tile, or as few as read at most `max_pixels` each and have `overlap` pixels in common."""
+    tiles = plan(shape, halo=(overlap // 2, overlap // 2), multiple=multiple, max_pixels=max_pixels)
+    return sorted({tile.read_y for tile in tiles}), sorted({tile.read_x for tile in tiles})
+
+
+def _spread(length: int, side: int, n: int) -> list[Span]:
+    """n spans of `side` from 0 to `length`, begun at even distances that are truncated."""
+    last = length - side
+    begins = [int(i * (last / (n - 1))) for i in range(n - 1)] + [last if n > 1 else 0]
+    return [(begin, begin + side) for begin in begins]

@@ -1,0 +1,286 @@
+"""The arguments of the command line: what may be said, what is refused at once, what belongs to which kind of model."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import cellrt
+from cellrt import write
+from cellrt.catalogue import bundled_models
+from cellrt.errors import CellrtError
+from cellrt.heads.flow import MAX_STEPS
+
+# Options of `segment` that only one kind of model has, by the names of their values, which are None unless given.
+_OF_KIND = {
+    "star": ("prob_thresh", "nms_thresh", "scale"),
+    "flow": (
+        *("diameter", "invert", "flow_threshold", "cellprob_threshold", "niter", "min_size", "resample", "augment"),
+    ),
+}
+_KINDS = {"star": "star models (StarDist)", "flow": "flow models (Cellpose)"}
+_FLOW_TILES = ("upstream", "large")
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line; `command` is its first word. Exits with 2 when it is wrong, as argparse does."""
+    return _parser().parse_args(argv)
+
+
+def check_kind(arguments: argparse.Namespace, kind: str) -> None:
+    """Raise a `CellrtError` if `segment` was given options that a model of this kind ("star", "flow") does not have."""
+    for other, names in _OF_KIND.items():
+        given = [_flag(name) for name in names if getattr(arguments, name) is not None]
+        if other != kind and given:
+            raise CellrtError(
+                f"expected options for {_KINDS[kind]}, got {', '.join(given)} for {_KINDS[other]}; leave that out, or "
+                "choose another model"
+            )
+    tiles = arguments.tiles
+    if tiles is not None and (tiles in _FLOW_TILES) != (kind == "flow"):
+        want = " or ".join(_FLOW_TILES) if kind == "flow" else "Y,X"
+        got = tiles if isinstance(tiles, str) else ",".join(map(str, tiles))
+        raise CellrtError(f"expected --tiles {want} for {_KINDS[kind]}, got {got}; correct it, or leave it out")
+
+
+def _flag(name: str) -> str:
+    """The option that a value comes from."""
+    return {"resample": "--no-resample"}.get(name, f"--{name.replace('_', '-')}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    """The arguments of every command."""
+    parser = argparse.ArgumentParser(prog="cellrt", description="Run trained cell-segmentation networks.")
+    parser.add_argument("--version", action="version", version=f"cellrt {cellrt.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
+
+    segment = commands.add_parser(
+        "segment",
+        help="find the cells of images",
+        description="Find the cells of images and write them as labels, tables and polygons. An image that fails is "
+        "listed at the end and the others are done.",
+        epilog="Results are named after the image's file without its extension: cell.tif gives cell_labels.tif and "
+        "cell.csv. Where two images of one call would share a name, the extension tells them apart (cell_tif, "
+        "cell_png), else the folder (A1/cell). A later call replaces results of the same name, also those of another "
+        "image: d.tif and then d.png both give d.csv. Images and files that cellrt did not write are never replaced, "
+        "and masks that were corrected with Cellpose's program are not cellrt's any more. Results that an earlier "
+        "call left for an image that now fails are renamed to *.old.",
+    )
+    segment.add_argument("images", nargs="+", metavar="IMAGE", help="image files, folders of images, or globs")
+    model_help = f"a file written by `cellrt export`, or a bundled model: {', '.join(bundled_models())}"
+    segment.add_argument("-m", "--model", required=True, help=model_help)
+    segment.add_argument("-o", "--output", required=True, type=Path, metavar="DIR", help="folder of the results")
+    segment.add_argument(
+        "--save",
+        default="labels,csv",
+        type=_formats,
+        metavar="FORMATS",
+        help=f"which results to write, of {','.join(write.FORMATS)} (default: labels,csv); seg and outlines are "
+        "Cellpose's _seg.npy and _cp_outlines.txt",
+    )
+    segment.add_argument(
+        "--channels",
+        type=_channels,
+        metavar="N[,N]",
+        help="channels of the image to use. Star models: counted from 0. Flow models: Cellpose's numbers, counted from "
+        "1: the channel to segment (0: the mean of all) and the one of nuclei (0: none); for models of Cellpose 4 up "
+        "to three. Default: the first ones",
+    )
+    segment.add_argument("--axes", type=_axes, help="axes of the images, such as CYX (default: as the file says)")
+    segment.add_argument(
+        "--normalize",
+        type=_percentiles,
+        default="model",
+        metavar="LOW,HIGH",
+        help="percentiles that become 0 and 1, none for normalised images, or model (default)",
+    )
+    segment.add_argument(
+        "--tiles",
+        type=_tiles,
+        metavar="TILES",
+        help="star models: numbers of tiles of the network's input as Y,X (default: by size). Flow models: upstream "
+        "for tiles as Cellpose has them (default), or large ones, which are faster and change cells here and there",
+    )
+    star = segment.add_argument_group(f"options of {_KINDS['star']}")
+    star.add_argument("--prob-thresh", type=_fraction, help="least probability of an object (default: the model's)")
+    star.add_argument("--nms-thresh", type=_fraction, help="most overlap of two objects (default: the model's)")
+    star.add_argument("--scale", type=_positive, help="rescale images for the network; 0.5 if objects are too large")
+    flow = segment.add_argument_group(f"options of {_KINDS['flow']}")
+    flow.add_argument(
+        "--diameter",
+        type=_diameter,
+        metavar="PIXELS",
+        help="of the objects; model for those that the model was trained on (default: estimated for each image by the "
+        "size model, or the model's if there is none)",
+    )
+    flow.add_argument(
+        "--flow-threshold",
+        type=_flow_threshold,
+        metavar="ERROR",
+        help="largest error of the flow of an object; more finds more, 0 keeps all (default: the model's)",
+    )
+    flow.add_argument(
+        "--cellprob-threshold",
+        type=_logit,
+        metavar="LOGIT",
+        help="least logit of a pixel in a cell; less gives more and larger cells (default: the model's)",
+    )
+    flow.add_argument("--niter", type=_steps, metavar="N", help="steps along the flow (default: by the diameter)")
+    flow.add_argument(
+        "--min-size", type=_pixels, metavar="PIXELS", help="least size of an object, 0 keeps all (default: the model's)"
+    )
+    flow.add_argument(
+        "--no-resample",
+        dest="resample",
+        action="store_const",
+        const=False,
+        help="follow the flow at the network's resolution, not the image's",
+    )
+    flow.add_argument(
+        "--augment", action="store_const", const=True, help="average over flipped tiles that overlap by half: slower"
+    )
+    flow.add_argument("--invert", action="store_const", const=True, help="cells are dark on a bright ground")
+    _add_session(segment)
+
+    info = commands.add_parser("info", help="show what a model file says about itself")
+    info.add_argument("model", metavar="MODEL", help=model_help)
+    info.add_argument("--json", action="store_true", help="print the manifest as JSON")
+    _add_session(info)
+
+    selftest = commands.add_parser("selftest", help="check that a model gives the right results on this machine")
+    selftest.add_argument("model", metavar="MODEL", help=model_help)
+    _add_session(selftest)
+
+    commands.add_parser("export", help="make a model file from a trained network (needs cellrt[export])")
+    return parser
+
+
+def _add_session(parser: argparse.ArgumentParser) -> None:
+    """The arguments that every command which opens a model takes."""
+    parser.add_argument(
+        "--providers",
+        type=lambda text: text.split(","),
+        metavar="NAMES",
+        help="execution providers in order of preference, such as cuda,cpu (default: cuda where it works, else cpu)",
+    )
+    parser.add_argument("--threads", type=_threads, help="threads of network and kernels (default: all usable cores)")
+
+
+def _formats(text: str) -> list[str]:
+    """--save: names of output formats."""
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in write.FORMATS:
+            raise argparse.ArgumentTypeError(f"expected formats of {','.join(write.FORMATS)}, got {name!r}")
+    return names
+
+
+def _number(text: str, want: str, low: float, high: float) -> float:
+    """A number in [low, high]."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not low <= value <= high:
+        raise argparse.ArgumentTypeError(f"expected {want}, got {text!r}")
+    return value
+
+
+def _fraction(text: str) -> float:
+    """A threshold."""
+    return _number(text, "a number from 0 to 1", 0, 1)
+
+
+def _positive(text: str) -> float:
+    """--scale."""
+    return _number(text, "a number from 0.001 to 1000", 0.001, 1000)
+
+
+def _diameter(text: str) -> float | Literal["model"]:
+    """--diameter."""
+    return "model" if text == "model" else _number(text, "pixels from 0.1 to 10000, or model", 0.1, 10_000)
+
+
+def _flow_threshold(text: str) -> float:
+    """--flow-threshold."""
+    return _number(text, "a number from 0 to 1000", 0, 1000)
+
+
+def _logit(text: str) -> float:
+    """--cellprob-threshold."""
+    return _number(text, "a number from -1000 to 1000", -1000, 1000)
+
+
+def _integers(text: str, want: str, least: int) -> tuple[int, ...]:
+    """Integers of at least `least`, separated by commas."""
+    try:
+        values = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or min(values) < least:
+        raise argparse.ArgumentTypeError(f"expected {want}, got {text!r}")
+    return values
+
+
+def _integer(text: str, want: str, least: int, most: int) -> int:
+    """One integer in [least, most]."""
+    values = _integers(text, want, least)
+    if len(values) != 1 or values[0] > most:
+        raise argparse.ArgumentTypeError(f"expected {want}, got {text!r}")
+    return values[0]
+
+
+def _steps(text: str) -> int:
+    """--niter."""
+    return _integer(text, f"a number of steps from 1 to {MAX_STEPS}", 1, MAX_STEPS)
+
+
+def _pixels(text: str) -> int:
+    """--min-size."""
+    return _integer(text, "a number of pixels, 0 or more", 0, 1 << 30)
+
+
+def _threads(text: str) -> int:
+    """--threads."""
+    return _integer(text, "a number of threads up to 4096, 0 for all usable cores", 0, 4096)
+
+
+def _axes(text: str) -> str:
+    """--axes."""
+    letters = text.upper()
+    if not set("YX") <= set(letters) <= set("TZCSYX") or len(set(letters)) != len(letters):
+        raise argparse.ArgumentTypeError(
+            f"expected letters out of TZCSYX, Y and X among them, each once, such as CYX, got {text!r}"
+        )
+    return letters
+
+
+def _channels(text: str) -> tuple[int, ...]:
+    """--channels."""
+    return _integers(text, "channel numbers, such as 0 or 0,1,2", 0)
+
+
+def _tiles(text: str) -> tuple[int, ...] | str:
+    """--tiles."""
+    if text in _FLOW_TILES:
+        return text
+    want = f"two numbers of tiles, such as 2,3, or {' or '.join(_FLOW_TILES)}"
+    values = _integers(text, want, 1)
+    if len(values) != 2:
+        raise argparse.ArgumentTypeError(f"expected {want}, got {text!r}")
+    return values
+
+
+def _percentiles(text: str) -> tuple[float, float] | Literal["model"] | None:
+    """--normalize."""
+    if text == "none":
+        return None
+    if text == "model":
+        return "model"
+    low, comma, high = text.partition(",")
+    values = (_number(low, "LOW,HIGH in 0..100", 0, 100), _number(high, "LOW,HIGH in 0..100", 0, 100))
+    if not comma or values[0] >= values[1]:
+        raise argparse.ArgumentTypeError(f"expected LOW,HIGH with LOW below HIGH, or none, got {text!r}")
+    return values

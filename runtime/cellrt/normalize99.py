@@ -1,0 +1,227 @@
+"""Cellpose's normalisation: grey values become numbers between 0 and 1, channel by channel.
+
+Grey values that are given; or else smoothing and sharpening, then percentiles of the channel or of its blocks; at last
+inversion. Knows nothing of networks and tiles. What it computes is `transforms.normalize_img` of Cellpose 3.1 and 4.2
+as `eval` calls it for one image, from numpy alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellrt import kernels
+from cellrt.errors import ImageError
+from cellrt.manifest import Normalize99Spec
+
+_CONTRAST = np.float32(1e-3)  # grey values between the percentiles; with less, there is nothing to normalise by
+_SIDE = 224  # pixels: an image of more than the cube of it is sampled for its percentiles, every (side // 224)-th pixel
+_BLOCKS_PER_SIDE = 1.2  # blocks of percentiles, times their side, over the side of the image: a tenth overlap each
+
+
+def normalize99(pixels: NDArray[Any], spec: Normalize99Spec, *, threads: int) -> NDArray[np.float32]:
+    """Normalise an image as Cellpose does.
+
+    Parameters
+    ----------
+    pixels : array (C, Y, X)
+        Any integer or floating dtype, any strides; read as float32. Not written to.
+    spec : Normalize99Spec
+        What to do, and by the rules of which version: in v3 a constant channel stays as it is, and inversion does
+        nothing after percentiles of blocks; in v4 a constant channel becomes 0 and inversion always works.
+    threads : int
+        0: all usable cores.
+
+    Returns
+    -------
+    float32 (C, Y, X)
+
+    Raises
+    ------
+    ImageError
+        If a pixel is NaN or infinite, if the range of the pixels does not fit float32, or if there are neither two
+        grey values in `spec.lowhigh` nor two for each channel.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):  # what does not fit float32 becomes infinite, and is refused
+        image = np.asarray(pixels, np.float32)
+        if not _is_finite(image):
+            raise ImageError(
+                "expected finite pixels, got NaN or infinity; replace them first, for example with numpy.nan_to_num"
+            )
+        if spec.lowhigh is not None:
+            normalized, is_normalized = _by_grey_values(image, spec.lowhigh), [True] * len(image)
+        else:
+            if spec.smooth_radius > 0 or spec.sharpen_radius > 0:
+                image = _filter(image, spec.smooth_radius, spec.sharpen_radius)
+            if spec.tile_blocksize > 0:
+                normalized, is_normalized = _by_blocks(image, spec, threads), [spec.rules == "v4"] * len(image)
+            else:
+                normalized, is_normalized = _by_percentiles(image, spec, threads)
+        for channel, inverts in zip(normalized, is_normalized, strict=True):
+            if spec.invert and inverts:
+                np.subtract(1, channel, out=channel)
+        _require_range(_is_finite(normalized))
+    return normalized
+
+
+def _is_finite(image: NDArray[np.float32]) -> bool:
+    """No pixel is NaN or infinite: then neither is their sum, for double precision has room for it."""
+    return bool(np.isfinite(image.sum(dtype=np.float64)))
+
+
+def _require_range(condition: bool) -> None:
+    """Refuse finite pixels with which the arithmetic leaves the range of float32."""
+    if not condition:
+        raise ImageError("expected grey values whose differences fit float32, got larger ones; rescale the image")
+
+
+def _by_grey_values(pixels: NDArray[np.float32], lowhigh: tuple[float, ...]) -> NDArray[np.float32]:
+    """(image - low) / (high - low), in double precision and rounded to float32 after each step, as upstream."""
+    if len(lowhigh) not in (2, 2 * len(pixels)):
+        raise ImageError(
+            f"expected lowhigh of 2 numbers or of {2 * len(pixels)} for {len(pixels)} channels, got {len(lowhigh)}: "
+            "give the grey values that become 0 and 1, for all channels or for each"
+        )
+    pairs = np.resize(np.array(lowhigh, np.float64), (len(pixels), 2))
+    normalized = np.empty(pixels.shape, np.float32)
+    for channel, out, (low, high) in zip(pixels, normalized, pairs, strict=True):
+        np.subtract(channel, low, out=out, dtype=np.float64, casting="same_kind")
+        np.divide(out, high - low, out=out, dtype=np.float64, casting="same_kind")
+    return normalized
+
+
+def _by_percentiles(
+    pixels: NDArray[np.float32], spec: Normalize99Spec, threads: int
+) -> tuple[NDArray[np.float32], list[bool]]:
+    """(image - low) / (high - low) with percentiles of each channel, and which channels are normalised."""
+    low, divisor = np.zeros(len(pixels), np.float32), np.ones(len(pixels), np.float32)
+    is_normalized, is_blank = [], []
+    for c, channel in enumerate(pixels):
+        steps = [max(1, side // _SIDE) if channel.size > _SIDE**3 else 1 for side in channel.shape]
+        percents = np.array([spec.low, spec.high], np.float64)
+        sample = channel[np.newaxis, :: steps[0], :: steps[1]]
+        first, last = kernels.percentiles(sample, percents, threads=threads).astype(np.float32)
+        has_contrast = bool(last - first > _CONTRAST)
+        is_constant = not has_contrast and bool(channel.min() == channel.max())
+        if has_contrast:
+            low[c], divisor[c] = first, last - first
+        is_normalized.append(not is_constant)
+        is_blank.append(spec.rules == "v4" if is_constant else not has_contrast)
+    _require_range(bool(np.isfinite(divisor).all()))
+    normalized = kernels.normalize(pixels, low, divisor, out_shape=pixels.shape[1:], threads=threads)
+    normalized[is_blank] = 0
+    return normalized, is_normalized
+
+
+def _by_blocks(pixels: NDArray[np.float32], spec: Normalize99Spec, threads: int) -> NDArray[np.float32]:
+    """(image - low) / (high - low) with percentiles of overlapping blocks, interpolated between them."""
+    low, high = np.array([_block_percentiles(channel, spec) for channel in pixels]).swapaxes(0, 1)
+    for channel_low, channel_high in zip(low, high, strict=True):
+        is_empty = channel_high - channel_low < _CONTRAST
+        if is_empty.all():
+            channel_low[:], channel_high[:] = 0, 1
+        elif is_empty.any():
+            nearest = _nearest(~is_empty)
+            channel_low[:], channel_high[:] = channel_low[nearest], channel_high[nearest]
+    _require_range(bool(np.isfinite(high.max() - low.min())))
+    single_precision = len(low) not in (1, 3, 4) or 1 in low.shape[1:]  # which of OpenCV's routines upstream gets
+    low, high = (
+        kernels.resize_linear(
+            _smooth_rows(_smooth_rows(grids)),
+            out_shape=pixels.shape[1:],
+            single_precision=single_precision,
+            threads=threads,
+        )
+        for grids in (low, high)
+    )
+    high -= low
+    normalized = np.subtract(pixels, low, out=low)
+    normalized /= high
+    return normalized
+
+
+def _block_percentiles(channel: NDArray[np.float32], spec: Normalize99Spec) -> NDArray[np.float32]:
+    """The two percentiles of every block, (2, rows of blocks, blocks in a row), as `numpy.percentile` has them."""
+    # numpy's own: a kernel call for each small block would spend its time on setting up histograms.
+    height, width = (min(spec.tile_blocksize, side) for side in channel.shape)
+    rows, columns = (_block_starts(side, spec.tile_blocksize) for side in channel.shape)
+    bands = []
+    for y in rows:
+        blocks = np.array([channel[y : y + height, x : x + width].ravel() for x in columns])
+        bands.append(np.percentile(blocks, [spec.low, spec.high], axis=1, overwrite_input=True))
+    return np.stack(bands, axis=1).astype(np.float32)
+
+
+def _block_starts(side: int, blocksize: int) -> list[int]:
+    """Where the blocks along an axis begin."""
+    if side <= blocksize:
+        return [0]
+    n = int(np.ceil(_BLOCKS_PER_SIDE * side / blocksize))
+    return [int(start) for start in np.linspace(0, side - blocksize, n)]
+
+
+def _nearest(is_good: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Row and column of the good block nearest to each block; of equally near ones the first by rows. At least one."""
+    n_rows, n_columns = is_good.shape
+    columns = np.arange(n_columns)
+    far = n_rows + n_columns  # further away than any block
+    left = np.maximum.accumulate(np.where(is_good, columns, -far), axis=1)
+    right = np.minimum.accumulate(np.where(is_good, columns, n_columns + far)[:, ::-1], axis=1)[:, ::-1]
+    nearest_in_row = np.where(columns - left <= right - columns, left, right)
+    squares = (nearest_in_row - columns) ** 2
+    rows = np.array([((np.arange(n_rows)[:, np.newaxis] - y) ** 2 + squares).argmin(axis=0) for y in range(n_rows)])
+    return rows, nearest_in_row[rows, columns]
+
+
+def _smooth_rows(grids: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Grids (C, rows, columns) smoothed along their rows' axis: `scipy.ndimage.gaussian_filter1d(grids, 1, axis=1)`.
+
+    Upstream means both axes of the grid, but its arrays begin with z: it smooths along z, which is one plane here, and
+    along y; then along y once more, as for a stack that is normalised as a whole.
+    """
+    radius = 4
+    weights = np.exp(-0.5 * np.arange(-radius, radius + 1) ** 2.0)
+    padded = np.pad(grids, ((0, 0), (radius, radius), (0, 0)), mode="symmetric")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, len(weights), axis=1)
+    return np.ascontiguousarray((windows @ (weights / weights.sum())).astype(np.float32))
+
+
+def _filter(pixels: NDArray[np.float32], smooth_radius: float, sharpen_radius: float) -> NDArray[np.float32]:
+    """Each channel smoothed by a Gaussian, less the channel smoothed by a wider one; a radius of 0 leaves out its half.
+
+    Only sharpened, it is the channel less the smoothed one; but upstream sets the middle of that filter to 1, where 1
+    less the Gaussian was meant. Agrees with upstream to about 1e-5: the Fourier transforms are not the same.
+    """
+    n_y, n_x = pixels.shape[1:]
+    if smooth_radius > 0:
+        transfer = _transfer(smooth_radius, n_y, n_x)[0]
+        if sharpen_radius > 0:
+            transfer -= _transfer(sharpen_radius, n_y, n_x)[0]
+    else:
+        transfer, middle = _transfer(sharpen_radius, n_y, n_x)
+        np.subtract(np.float32(1 + middle), transfer, out=transfer)
+    filtered = np.empty(pixels.shape, np.float32)
+    for channel, out in zip(pixels, filtered, strict=True):
+        spectrum = np.fft.rfft2(channel)
+        spectrum *= transfer
+        out[:] = np.fft.irfft2(spectrum, s=(n_y, n_x))
+    _require_range(_is_finite(filtered))
+    return filtered
+
+
+def _transfer(radius: float, n_y: int, n_x: int) -> tuple[NDArray[np.complex64], float]:
+    """What a Gaussian does to each frequency of a real image, and the weight in its middle.
+
+    Upstream's Gaussian: its samples lie a little more than a pixel apart, beside the middle, and those along x are
+    spread over as many pixels as there are along y.
+    """
+    spectra, middle = [], 1.0
+    for n, transform in ((n_y, np.fft.fft), (n_x, np.fft.rfft)):
+        exponents = np.linspace(-n_y / 2, n_y / 2 + 1, n) ** 2 / (2 * radius**2)
+        weights = np.exp(exponents.min() - exponents)  # the common factor keeps small radii from underflow
+        weights /= weights.sum()
+        middle *= float(weights[n // 2])
+        spectra.append(transform(np.roll(weights, -(n // 2))).conj().astype(np.complex64))
+    return np.multiply.outer(spectra[0], spectra[1]), middle

@@ -1,0 +1,206 @@
+"""A star model: image, normalise, (resize,) tile, session, star head.
+
+`StarModel.segment` is the table of contents of StarDist's side of this package.
+"""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cellrt.errors import CellrtError, ModelError
+from cellrt.heads import star
+from cellrt.image import as_image
+from cellrt.instances import Instances
+from cellrt.manifest import Manifest, PercentileSpec, StarSpec
+from cellrt.model import Model
+from cellrt.normalize import normalize as normalize_image
+from cellrt.resize import require_size, zoom_linear
+from cellrt.session import Session
+from cellrt.stitch import place
+from cellrt.tile import Tile, padded, plan
+
+# A full-width StarDist network needs about 0.25 kB per pixel that it reads at once: 1.1 GB. Smaller tiles need less
+# memory, but compute their halos more often.
+MAX_TILE_PIXELS = 4_400_000
+
+Normalize = PercentileSpec | tuple[float, float] | Literal["model"] | None
+
+
+class StarModel(Model):
+    """A network whose objects are star-convex polygons (StarDist); `cellrt.load` opens one.
+
+    Attributes
+    ----------
+    head : StarSpec
+        What its maps mean, with thresholds and the like.
+    manifest, providers
+        As of every `Model`.
+    """
+
+    def __init__(self, session: Session, manifest: Manifest, *, threads: int) -> None:
+        super().__init__(session, manifest, threads=threads)
+        if not isinstance(manifest.head, StarSpec) or not isinstance(manifest.normalize, PercentileSpec):
+            kinds = f"{manifest.head.kind!r} with {manifest.normalize.kind!r}"
+            raise ModelError(f"expected a head with the normalisation of its kind, got {kinds}; export the model again")
+        self.head = manifest.head
+        self._normalize = manifest.normalize
+
+    def segment(
+        self,
+        image: ArrayLike,
+        *,
+        axes: str | None = None,
+        channels: int | Sequence[int] | None = None,
+        normalize: Normalize = "model",
+        prob_thresh: float | None = None,
+        nms_thresh: float | None = None,
+        scale: float | tuple[float, float] | None = None,
+        tiles: tuple[int, int] | None = None,
+    ) -> Instances:
+        """Find the objects of one image.
+
+        The cells are those of StarDist 0.9.2's `predict_instances` with its defaults (sparse mode).
+
+        Parameters
+        ----------
+        image : array (Y, X), (Y, X, C) or (C, Y, X)
+            Any integer or floating dtype, any strides; read-only and memory-mapped arrays are read in place.
+        axes : str, optional
+            A letter per axis out of T, Z, C, Y, X. Default: guessed from the number of channels.
+        channels : int or sequence of int, optional
+            Which channels of the image the network gets. Default: all.
+        normalize : "model", (low, high), PercentileSpec or None
+            Percentiles that become 0 and 1. Default: as the manifest says. None: the image is normalised already.
+        prob_thresh, nms_thresh : float, optional
+            In [0, 1]: least probability of a candidate; most overlap (of the smaller area) of two objects. Default:
+            the manifest's.
+        scale : float or (float, float), optional
+            Rescale the image by this for the network, for objects of another size than it was trained on: 0.5 if they
+            are twice as large. The result is in pixels of the image as given.
+        tiles : (int, int), optional
+            Run the network on this many tiles along y and x, to use less memory. Default: as few as stay within
+            4.4 megapixels each. The result does not depend on it, apart from float rounding in the network.
+
+        Returns
+        -------
+        Instances
+
+        Raises
+        ------
+        ImageError
+            If the image has the wrong rank or channels, no pixels, no contrast, NaN or infinite values.
+        CapacityError
+            If there are too many candidates to suppress: `prob_thresh` is too low.
+        """
+        pixels = as_image(image, axes, channels, n_channels=self.manifest.input.n_channels)
+        factors = _factors(scale, (pixels.shape[1], pixels.shape[2]))
+        ready, shape = self._prepare(pixels, normalize, factors)
+        head = self.head
+        collector = star.Collector(
+            head,
+            shape=shape,
+            padded=(ready.shape[1], ready.shape[2]),
+            prob_thresh=head.prob_thresh if prob_thresh is None else prob_thresh,
+            nms_thresh=head.nms_thresh if nms_thresh is None else nms_thresh,
+            threads=self._threads,
+        )
+        for tile, maps in self._run(ready, tiles):
+            collector.add(maps, origin=tile.origin, window=tile.window(head.grid))
+        return collector.finish(out_shape=(pixels.shape[1], pixels.shape[2]), scale=(1 / factors[0], 1 / factors[1]))
+
+    def predict(
+        self,
+        image: ArrayLike,
+        *,
+        axes: str | None = None,
+        channels: int | Sequence[int] | None = None,
+        normalize: Normalize = "model",
+        tiles: tuple[int, int] | None = None,
+    ) -> dict[str, NDArray[np.float32]]:
+        """The network's raw maps of one image; parameters and errors as in `segment`.
+
+        Returns
+        -------
+        dict
+            ``prob`` float32 (Y / grid, X / grid), ``dist`` float32 (n_rays, Y / grid, X / grid) in pixels, and
+            ``class_prob`` float32 (n_classes + 1, Y / grid, X / grid) if the network tells classes apart; sides are
+            rounded up.
+        """
+        pixels = as_image(image, axes, channels, n_channels=self.manifest.input.n_channels)
+        ready, shape = self._prepare(pixels, normalize, (1.0, 1.0))
+        head = self.head
+        grid_y, grid_x = head.grid
+        whole = np.empty((head.n_maps, ready.shape[1] // grid_y, ready.shape[2] // grid_x), np.float32)
+        for tile, maps in self._run(ready, tiles):
+            place(whole, maps, tile, head.grid)
+        whole = whole[:, : -(-shape[0] // grid_y), : -(-shape[1] // grid_x)]
+        maps_by_name = {"prob": whole[0], "dist": whole[1 : 1 + head.n_rays]}
+        if head.n_classes is not None:
+            maps_by_name["class_prob"] = whole[1 + head.n_rays :]
+        return maps_by_name
+
+    def _decode_whole(self, maps: NDArray[np.float32]) -> Instances:
+        """Instances of the maps of an image that is one tile without padding."""
+        grid_y, grid_x = self.head.grid
+        shape = (maps.shape[1] * grid_y, maps.shape[2] * grid_x)
+        return star.decode(maps, self.head, shape=shape, threads=self._threads)
+
+    def _prepare(
+        self, pixels: NDArray[Any], normalize: Normalize, factors: tuple[float, float]
+    ) -> tuple[NDArray[np.float32], tuple[int, int]]:
+        """The network's padded input, float32 (C, Y, X), and its shape (y, x) without padding."""
+        spec = self._percentiles(normalize)
+        shape = (pixels.shape[1], pixels.shape[2])
+        multiple = self.manifest.tile.multiple
+        if factors == (1.0, 1.0):
+            return normalize_image(pixels, spec, out_shape=padded(shape, multiple), threads=self._threads), shape
+        scaled = zoom_linear(normalize_image(pixels, spec, out_shape=shape, threads=self._threads), factors)
+        shape = (scaled.shape[1], scaled.shape[2])
+        return normalize_image(scaled, None, out_shape=padded(shape, multiple), threads=self._threads), shape
+
+    def _percentiles(self, normalize: Normalize) -> PercentileSpec | None:
+        """The normalisation that an argument of `segment` asks for."""
+        if normalize is None or isinstance(normalize, PercentileSpec):
+            return normalize
+        default = self._normalize
+        if isinstance(normalize, str) and normalize == "model":
+            return default
+        try:
+            low, high = (float(percent) for percent in normalize)
+            return PercentileSpec(low=low, high=high, joint=default.joint, eps=default.eps)
+        except (TypeError, ValueError):
+            raise CellrtError(
+                f"expected normalize to be two percentiles 0 <= low < high <= 100, None or 'model', got {normalize!r}"
+            ) from None
+
+    def _run(
+        self, ready: NDArray[np.float32], tiles: tuple[int, int] | None
+    ) -> Iterator[tuple[Tile, NDArray[np.float32]]]:
+        """Each tile and its maps, float32 (C, y, x)."""
+        spec = self.manifest.tile
+        for tile in plan(
+            (ready.shape[1], ready.shape[2]),
+            halo=spec.halo,
+            multiple=spec.multiple,
+            max_pixels=MAX_TILE_PIXELS,
+            tiles=tiles,
+        ):
+            batch = np.ascontiguousarray(ready[np.newaxis, :, slice(*tile.read_y), slice(*tile.read_x)])
+            yield tile, self._run_batch(batch)["maps"][0]
+
+
+def _factors(scale: float | tuple[float, float] | None, shape: tuple[int, int]) -> tuple[float, float]:
+    """The factors (y, x) that `scale` asks for, checked against the image's sides."""
+    if scale is None:
+        return (1.0, 1.0)
+    values = (scale, scale) if isinstance(scale, numbers.Real) else tuple(scale) if isinstance(scale, Iterable) else ()
+    if len(values) != 2 or not all(isinstance(value, numbers.Real) and 0 < value < np.inf for value in values):
+        raise CellrtError(f"expected scale to be a positive number or two of them (y, x), got {scale!r}")
+    factors = (float(values[0]), float(values[1]))
+    require_size([round(side * factor) for side, factor in zip(shape, factors, strict=True)], shape, f"scale {scale}")
+    return factors
