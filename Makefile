@@ -63,7 +63,7 @@ format: $(STAMPS)/test ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMPS)/test ## compare with StarDist, side by side (makes its environment: 2 GB)
+bench: $(STAMPS)/test ## compare with the originals, side by side (makes their environments: 6 GB)
 	$(BIN)/python benchmarks/run.py
 
 wheel: $(STAMPS)/venv ## build an sdist, and a wheel from it

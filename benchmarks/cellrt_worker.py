@@ -1,4 +1,4 @@
-"""Our side: the same jobs as stardist_worker.py, through cellrt's rooms. Runs in the project's environment."""
+"""Our side: the same jobs as those of the originals' workers, through cellrt's rooms, in the project's environment."""
 
 from importlib.metadata import version
 
@@ -7,8 +7,10 @@ from worker import serve
 
 import cellrt
 from cellrt import kernels
-from cellrt.manifest import PercentileSpec
+from cellrt.heads import flow as flow_head
+from cellrt.manifest import FlowSpec, PercentileSpec
 from cellrt.normalize import normalize
+from cellrt.session import Session
 
 # Pairs that may be compared: as many as the `star` head allows per candidate.
 MAX_PAIRS_PER_CANDIDATE = 4096
@@ -59,6 +61,63 @@ def segmentation(inputs, threads):
     return run
 
 
+def following(inputs, threads):
+    """Flows to end positions."""
+    flow, cellprob, niter = inputs["flow"], inputs["cellprob"], int(inputs["niter"])
+
+    def run():
+        _, positions = kernels.flow_follow_2d(
+            flow,
+            cellprob,
+            cellprob_threshold=0.0,
+            dynamics=str(inputs["dynamics"]),
+            interpolate=True,
+            n_iter=niter,
+            threads=threads,
+        )
+        return {"positions": positions}
+
+    return run
+
+
+def errors(inputs, threads):
+    """Quality control: the flows that masks should have, against the network's."""
+    labels, flow = inputs["labels"].astype(np.int32), inputs["flow"]
+    n_labels, dynamics = int(labels.max()), str(inputs["dynamics"])
+
+    def run():
+        found = kernels.flow_errors_2d(labels, flow, n_labels=n_labels, dynamics=dynamics, threads=threads)
+        return {"errors": found}
+
+    return run
+
+
+def masks(inputs, threads):
+    """The whole post-processing: flows and logits to labels, and on to outlines and scores."""
+    maps = np.concatenate([inputs["flow"], inputs["cellprob"][np.newaxis]])
+    spec = FlowSpec(dynamics=str(inputs["dynamics"]), diam_mean=30, diam_labels=30, tile=224)
+    steps = int(inputs["niter"])
+    return lambda: {"labels": flow_head.decode(maps, spec, steps=steps, threads=threads).labels}
+
+
+def network(inputs, threads):
+    """The network on tiles, in batches of four, which is what `segment` does."""
+    session, tiles = Session(str(inputs["model"]), providers=["cpu"], threads=threads), inputs["tiles"]
+
+    def run():
+        maps = [session.run(tiles[begin : begin + 4])["maps"] for begin in range(0, len(tiles), 4)]
+        return {"maps": np.concatenate(maps)}
+
+    return run
+
+
+def flow_segmentation(inputs, threads):
+    """A raw image to labels: `segment` with its defaults at a given diameter."""
+    model = cellrt.load(str(inputs["model"]), providers=["cpu"], threads=threads)
+    image, diameter, tiles = inputs["image"], float(inputs["diameter"]), str(inputs["tiling"])
+    return lambda: {"labels": model.segment(image, channels=(1, 2), diameter=diameter, tiles=tiles).labels}
+
+
 if __name__ == "__main__":
     serve(
         {
@@ -66,6 +125,11 @@ if __name__ == "__main__":
             "painting": painting,
             "normalization": normalization,
             "segmentation": segmentation,
+            "following": following,
+            "errors": errors,
+            "masks": masks,
+            "network": network,
+            "flow_segmentation": flow_segmentation,
         },
         {"cellrt": cellrt.__version__, "numpy": np.__version__, "onnxruntime": version("onnxruntime")},
     )

@@ -109,7 +109,7 @@ def main():
     from cellrt_export import stardist as exporter
 
     python, wheel_megabytes = fresh_environment()
-    original = peers.stardist_python()
+    original = peers.python_of("stardist")
     code = (
         "import json, importlib.metadata as m; "
         "print(json.dumps({d.metadata['Name']: d.version for d in m.distributions()}))"

@@ -29,11 +29,11 @@ ROOT = HERE.parent
 
 
 class Worker:
-    """A process that runs tasks; see worker.py for the commands."""
+    """A process that runs tasks; see worker.py for the commands. `program`: its own, instead of the side's."""
 
-    def __init__(self, side, threads):
+    def __init__(self, side, threads, program=None):
         self.side, self.threads = side, threads
-        python = sys.executable if side == "cellrt" else peers.stardist_python()
+        python = sys.executable if side == "cellrt" else peers.python_of(side)
         environment = dict(os.environ)
         if side != "cellrt":
             environment.pop("PYTHONPATH", None)
@@ -41,7 +41,8 @@ class Worker:
         # ten times slower on a busy machine. That would flatter us.
         environment |= {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive", "PYTHONUNBUFFERED": "1"}
         self._process = subprocess.Popen(
-            [str(python), str(HERE / f"{side}_worker.py")],
+            # one for both versions of Cellpose
+            [str(python), *(program or [str(HERE / f"{side.rstrip('34')}_worker.py")])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -93,7 +94,7 @@ def interleave(first, second, repeats):
         pair = [worker.ask(do="run") for worker in (first, second)]
         if index:
             runs.append(pair)
-    row = {"threads": first.threads}
+    row = {"threads": first.threads, "peer": first.side}
     for position, worker in enumerate((first, second)):
         row[worker.side] = {
             "seconds": summary([pair[position]["seconds"] for pair in runs]),
@@ -153,7 +154,7 @@ def line(row):
     """One row, for the terminal."""
     if "ratio" not in row:
         return f"{row['what']:<48} {row['value']:>9.3g} {row['unit']:<3} (asked: {row['target']})"
-    sides = "  ".join(f"{side} {row[side]['seconds']['median']:.4g} s" for side in ("stardist", "cellrt"))
+    sides = "  ".join(f"{side} {row[side]['seconds']['median']:.4g} s" for side in (row["peer"], "cellrt"))
     ratio = row["ratio"]
     return (
         f"{row['what']:<48} {row['threads']} threads  {sides}  {ratio['median']:.3g}x "

@@ -12,6 +12,8 @@ from harness import ROOT, Worker
 SHARED = ROOT.parent / "shared"
 TRAINED = SHARED / "reference" / "stardist" / "models" / "2d_fluo"
 MOSAIC = SHARED / "data" / "large_mosaic" / "images"
+CPNET = SHARED / "reference" / "cellpose" / "models" / "cpnet_synth"
+CELLPOSE_CASE = SHARED / "reference" / "cellpose" / "v3_synth2ch.npz"
 
 
 def candidates(n, n_rays=32, per_object=35, seed=0):
@@ -120,3 +122,54 @@ def model_folder(scratch):
         original.load("model_folder", inputs)
         original.ask(do="run")
     return folder, "2D_versatile_fluo's architecture, seeded weights"
+
+
+def flows(side):
+    """Flows, cell logits and masks of an image of side x side pixels with about 1000 cells per megapixel.
+
+    Returns flow (2, side, side) float32, cellprob (side, side) float32, labels (side, side) uint16 or uint32, and what
+    they are.
+    """
+    from cellrt import kernels
+
+    if CELLPOSE_CASE.exists():
+        with np.load(CELLPOSE_CASE) as case:
+            flow, cellprob, what = case["dP"], case["cellprob"], "recorded flows of a trained CPnet, tiled"
+    else:
+        centres = np.stack(np.meshgrid(np.arange(16, 256, 32), np.arange(16, 256, 32), indexing="ij"), -1).reshape(
+            -1, 2
+        )
+        y, x = np.mgrid[:256, :256]
+        distance = np.hypot(y[..., None] - centres[:, 0], x[..., None] - centres[:, 1])
+        drawn = np.where(distance.min(axis=-1) < 13, distance.argmin(axis=-1) + 1, 0).astype(np.int32)
+        random = np.random.default_rng(3)
+        exact = kernels.label_flows_2d(drawn, n_labels=len(centres), dynamics="v3", n_iter=0, threads=1)
+        flow = (5 * exact + random.normal(0, 0.3, exact.shape)).astype(np.float32)
+        cellprob = np.where(drawn > 0, 5, -5).astype(np.float32)
+        what = "drawn flows, tiled"
+    times = [-(-side // length) for length in cellprob.shape]
+    flow = np.ascontiguousarray(np.tile(flow, (1, *times))[:, :side, :side])
+    cellprob = np.ascontiguousarray(np.tile(cellprob, times)[:side, :side])
+    pixels, positions = kernels.flow_follow_2d(
+        flow, cellprob, cellprob_threshold=0.0, dynamics="v3", interpolate=True, n_iter=200, threads=0
+    )
+    labels, n = kernels.flow_masks_2d(pixels, positions, shape=(side, side), max_size_fraction=0.4, threads=0)
+    return flow, cellprob, labels.astype(np.uint16 if n < 2**16 else np.uint32), what
+
+
+def two_channel_image(side):
+    """Drawn cells with nuclei, (side, side, 2) float32, of the size that the trained CPnet knows; their diameter."""
+    from cellrt import kernels
+
+    with np.load(CELLPOSE_CASE) as case:
+        image, scale = np.ascontiguousarray(case["image"].transpose(2, 0, 1)), 17 / 28
+    shape = (int(image.shape[1] * scale), int(image.shape[2] * scale))
+    small = kernels.resize_linear(image, out_shape=shape, single_precision=True, threads=1).transpose(1, 2, 0)
+    times = [-(-side // length) for length in shape]
+    return np.ascontiguousarray(np.tile(small, (*times, 1))[:side, :side]), 17.0
+
+
+def corners(side, tile):
+    """Corners (y, x) of tiles that cover side x side pixels, evenly spread, with a tenth in common."""
+    begins = np.linspace(0, side - tile, int(np.ceil(1.2 * side / tile))).astype(int)
+    return [(y, x) for y in begins for x in begins]

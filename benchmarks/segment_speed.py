@@ -6,29 +6,10 @@ of a process of its own that loads the model and segments the image, the imports
 
 import numpy as np
 import scenes
+from agreement import agree_on_labels
 from harness import Report, Worker, arguments, interleave, scratch
 
 SHAPE = (2048, 2048)
-
-
-def average_precision(labels, others, least=0.9):
-    """Average precision at an IoU threshold above 0.5: matched / (matched + unmatched of either side)."""
-    pairs, overlap = np.unique(labels.ravel().astype(np.int64) << 32 | others.ravel(), return_counts=True)
-    first, second = pairs >> 32, pairs & 0xFFFFFFFF
-    areas, other_areas = np.bincount(labels.ravel()), np.bincount(others.ravel())
-    both = (first > 0) & (second > 0)
-    union = areas[first[both]] + other_areas[second[both]] - overlap[both]
-    matched = np.count_nonzero(overlap[both] / union >= least)
-    found, expected = np.count_nonzero(areas[1:]), np.count_nonzero(other_areas[1:])
-    return matched / max(1, found + expected - matched)
-
-
-def agree_on_cells(original, ours):
-    """Numbers of cells, average precision at IoU 0.9, pixels that differ."""
-    precision = average_precision(original["labels"], ours["labels"])
-    pixels = np.count_nonzero((original["labels"] > 0) != (ours["labels"] > 0))
-    counts = f"{len(original['prob'])} and {len(ours['prob'])} cells"
-    return f"{counts}, AP {precision:.4f} at IoU 0.9, {pixels} mask pixels differ"
 
 
 def main():
@@ -51,15 +32,22 @@ def main():
                 loading = {worker.side: worker.load("segmentation", inputs)["seconds"] for worker in (original, ours)}
                 row = interleave(original, ours, options.repeats or 3)
                 peaks = {worker.side: worker.ask(do="peak")["megabytes"] for worker in (original, ours)}
-                agreement = agree_on_cells(original.result(folder), ours.result(folder))
+                results = [worker.result(folder)["labels"] for worker in (original, ours)]
             report.add(
-                {"what": "segment 2048 x 2048", "target": "2x", "agreement": agreement, "load_seconds": loading} | row
+                {
+                    "what": "segment 2048 x 2048",
+                    "target": "2x",
+                    "agreement": agree_on_labels(*results),
+                    "load_seconds": loading,
+                }
+                | row
             )
             report.add(
                 {
                     "what": f"peak memory of segmenting 2048 x 2048, {threads} threads",
                     "unit": "x",
-                    "stardist_megabytes": round(peaks["stardist"]),
+                    "peer": "stardist",
+                    "peer_megabytes": round(peaks["stardist"]),
                     "cellrt_megabytes": round(peaks["cellrt"]),
                     "threads": threads,
                     "value": peaks["cellrt"] / peaks["stardist"],

@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 from harness import RESULTS, ROOT
+from peers import TITLES
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
-SCRIPTS = ("kernels_speed", "segment_speed", "footprint")
+SCRIPTS = ("kernels_speed", "segment_speed", "flow_speed", "cellpose_speed", "footprint")
 
 
 def seconds(value):
@@ -26,44 +27,45 @@ def ratio(value):
 
 def speed_rows(results):
     """Table lines of everything that both sides did."""
-    yield "| | threads | StarDist 0.9.2 | cellrt | faster (smallest to largest of the pairs) | goal | agreement |"
-    yield "|---|---|---|---|---|---|---|"
+    yield "| | against | threads | theirs | cellrt | faster (smallest to largest of the pairs) | goal | agreement |"
+    yield "|---|---|---|---|---|---|---|---|"
     for result in results:
         for row in result["rows"]:
             if "ratio" in row:
-                times = " | ".join(seconds(row[side]["seconds"]["median"]) for side in ("stardist", "cellrt"))
+                times = " | ".join(seconds(row[side]["seconds"]["median"]) for side in (row["peer"], "cellrt"))
                 extremes = f"{ratio(row['ratio']['min'])} to {ratio(row['ratio']['max'])}"
                 yield (
-                    f"| {row['what']} | {row['threads']} | {times} | **{ratio(row['ratio']['median'])}** ({extremes}) "
-                    f"| {row['target']} | {row['agreement']} |"
+                    f"| {row['what']} | {TITLES[row['peer']]} | {row['threads']} | {times} "
+                    f"| **{ratio(row['ratio']['median'])}** ({extremes}) | {row['target']} | {row['agreement']} |"
                 )
 
 
 def size_rows(results):
     """Table lines of memory, installation and start."""
-    yield "| | StarDist 0.9.2 | cellrt | goal |"
-    yield "|---|---|---|---|"
+    yield "| | against | theirs | cellrt | goal |"
+    yield "|---|---|---|---|---|"
     for result in results:
         for row in result["rows"]:
             if "ratio" in row:
                 continue
+            peer = TITLES[row.get("peer", "stardist")]
             if row["unit"] == "x":
-                theirs, ours = f"{row['stardist_megabytes']} MB", f"{row['cellrt_megabytes']} MB"
-                target = f"{row['target']} of StarDist's ({row['value']:.2f})"
+                theirs, ours = f"{row['peer_megabytes']} MB", f"{row['cellrt_megabytes']} MB"
+                target = f"{row['target']} of theirs ({row['value']:.2f})"
             elif row["unit"] == "MB":
                 theirs, ours, target = f"{row['stardist']} MB", f"{row['value']:.0f} MB", f"{row['target']} MB"
             else:
                 theirs, ours = seconds(row["stardist"]), seconds(row["value"])
                 target = row["target"] if row["target"] == "-" else f"{row['target']} s"
-            yield f"| {row['what']} | {theirs} | **{ours}** | {target} |"
+            yield f"| {row['what']} | {peer} | {theirs} | **{ours}** | {target} |"
 
 
 def conditions(results):
     """One sentence per script: machine, versions, load, inputs."""
     for result in results:
         machine, load = result["machine"], result["load_average"]
-        told = ("stardist", "tensorflow-cpu", "tensorflow_cpu", "cellrt", "onnxruntime")
-        found = [pair for side in ("stardist", "cellrt") for pair in result["versions"][side].items()]
+        told = ("stardist", "tensorflow-cpu", "tensorflow_cpu", "cellpose", "torch", "cellrt", "onnxruntime")
+        found = [pair for side in result["versions"].values() for pair in side.items()]
         versions = ", ".join(f"{name} {version}" for name, version in found if name in told)
         inputs = "".join(f"; {result[key]}" for key in ("model", "image") if key in result)
         yield (
