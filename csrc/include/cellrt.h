@@ -208,15 +208,17 @@ CELLRT_API int32_t cellrt_flow_follow_2d(const float *flow, const float *cellpro
 
 /* Masks from where the pixels ended: peaks of the histogram of end positions (more than 10, the largest of 5 x 5), each
  * grown five times by the neighbours that hold more than 2, within 11 x 11; where two meet, the one with the higher peak
- * has the pixel, of equals the later in row-major order. A pixel gets the label of the mask that it ended in.
+ * has the pixel, of equals the one that torch's argsort puts later on a CPU under Linux. A pixel gets the label of the mask that it ended in.
  *
  * pixels             n int64, ascending: y * n_x + x of each pixel
- * positions          n * 2 floats: y, x where it ended; truncated to integers, then clamped to [-20, side + 19]
+ * positions          n * 2 floats: y, x where it ended; truncated to integers, then clamped to [-20, side - 1]
  * max_size_fraction  a mask of more than this fraction of the image's pixels is dropped, as upstream does it
  * labels             n_y * n_x int32, overwritten: 0, or the mask; numbered in order of first appearance by rows
  * n_labels           how many there are
  *
- * Positions that are not finite: CELLRT_ERROR_DATA. O(pixels) time; scratch about 12 bytes per pixel. */
+ * Positions that are not finite: CELLRT_ERROR_DATA. O(n + pixels + seeds log seeds) time. Scratch: 4 bytes per given pixel
+ * and at most 4 more for seeds; only where a position is at -1 or below also 4 bytes per pixel of the image with a margin
+ * of 20; up to 16 bytes per pixel that ends in another thread's rows. More than 2^31 seeds: CELLRT_ERROR_CAPACITY. */
 CELLRT_API int32_t cellrt_flow_masks_2d(const int64_t *pixels, const float *positions, int64_t n, int64_t n_y, int64_t n_x,
                                         double max_size_fraction, int32_t n_threads, int32_t *labels, int32_t *n_labels);
 
@@ -252,13 +254,16 @@ CELLRT_API int32_t cellrt_flow_errors_2d(const int32_t *labels, const float *flo
  * drop small ones and renumber again.
  *
  * labels    n_y * n_x int32 in 0..max_label
- * min_size  pixels that a label must have; at most 0: none is dropped, and nothing renumbered but by filling
+ * min_size  pixels that a label must have; at most 0: none is dropped, and labels are numbered by rank, where one that
+ *           was swallowed leaves its number out
  * dynamics  V3: the n-th label that occurs counts as label n when small ones are dropped, as upstream has it: with gaps in
- *           the numbering it drops others. V4: real labels.
+ *           the numbering it drops others. V4: real labels. In both, without background the smallest label counts as
+ *           the background then.
  * cleaned   n_y * n_x int32; may be the same array as labels
  * n_labels  the largest label in cleaned
  *
- * O(pixels + area of all boxes) time. */
+ * O(pixels + runs log runs) time, a run being equal labels side by side in a row. Scratch: 24 bytes per run and about 80
+ * per hole. More than 2^31 holes: CELLRT_ERROR_CAPACITY. Labels outside 0..max_label: CELLRT_ERROR_ARGUMENT. */
 CELLRT_API int32_t cellrt_clean_labels_2d(const int32_t *labels, int64_t n_y, int64_t n_x, int32_t max_label,
                                           int64_t min_size, int32_t dynamics, int32_t n_threads, int32_t *cleaned,
                                           int32_t *n_labels);
