@@ -188,9 +188,10 @@ CELLRT_API int32_t cellrt_star_outlines_2d(const float *dist, const double *poin
  * flow             2 * n_y * n_x floats: y, then x component, as the network gives them (5 per pixel and step); it counts
  *                  as 0 where cellprob does not exceed the threshold
  * cellprob         n_y * n_x floats: a pixel is inside a cell where cellprob > cellprob_thresh; NaN is outside
- * dynamics         V3: bilinear between pixel centres, in double precision, neighbours clamped to the image.
- *                  V4: torch's grid_sample(align_corners=False) in float32 on coordinates that were normalised for
- *                  align_corners=True; zero beyond the image
+ * dynamics         V3: bilinear between pixel centres, mostly in double precision, as numba compiles it; neighbours
+ *                  clamped to the image. V4: torch's grid_sample(align_corners=False) in float32, with fused
+ *                  multiply-add where its vector code has it, on coordinates that were normalised for align_corners=True;
+ *                  zero beyond the image. (An axis of one pixel, where the original divides by zero, is not moved along.)
  * interpolate      0: the flow of the pixel that the position truncates to (V3 only); 1: bilinear
  * n_iter           steps, at least 0. A trajectory that provably repeats is not followed to its end
  * cancel           NULL, or a flag that another thread sets to non-zero to stop the call (CELLRT_ERROR_CANCELLED)
@@ -200,7 +201,8 @@ CELLRT_API int32_t cellrt_star_outlines_2d(const float *dist, const double *poin
  * pixels           capacity int64: y * n_x + x of each pixel inside a cell, ascending
  * positions        capacity * 2 floats: y, x where it ends, in pixels
  *
- * NaN or infinity in the flow of a pixel inside a cell: CELLRT_ERROR_DATA. O(pixels * n_iter) time at most. */
+ * NaN or infinity in the flow of a pixel inside a cell: CELLRT_ERROR_DATA. O(pixels * n_iter) time at most;
+ * scratch 8 bytes per pixel. */
 CELLRT_API int32_t cellrt_flow_follow_2d(const float *flow, const float *cellprob, int64_t n_y, int64_t n_x,
                                          float cellprob_thresh, int32_t dynamics, int32_t interpolate, int32_t n_iter,
                                          const int32_t *cancel, int64_t capacity, int32_t n_threads, int64_t *n_pixels,

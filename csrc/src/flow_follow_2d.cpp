@@ -460,7 +460,7 @@ Frame frame_v3(const Image& image) {
 Frame frame_v4(const Image& image) {
     // An axis of one pixel has no length to divide by: its coordinate stays in the middle.
     const auto step = [](std::int64_t n) {
-        return n > 0 ? static_cast<float>(2.0 / static_cast<double>(n - 1)) : 0.0F;
+        return n > 1 ? static_cast<float>(2.0 / static_cast<double>(n - 1)) : 0.0F;
     };
     return {{-1, -1},
             {1, 1},
