@@ -354,6 +354,7 @@ dist = random.uniform(15, 25, (n, n_rays)).astype(np.float32)
 stream.add(random.random(n, np.float32), dist, random.integers(0, 100, (n, 2)).astype(np.int32), None)
 calls = []
 signal.signal(signal.SIGTERM, lambda *_: calls.append("handled"))
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
 print("ready", flush=True)
 try:
     stream.survivors(1.0, 10**15, int(sys.argv[1]))

@@ -175,7 +175,7 @@ class FlowSpec:
         _require(64 <= self.tile <= 4096, "head.tile", "64..4096", self.tile)
         _require(0 <= self.n_style <= 65536, "head.n_style", "0..65536", self.n_style)
         _require(self.flow_threshold >= 0, "head.flow_threshold", "at least 0", self.flow_threshold)
-        _require(0 <= self.min_size <= 1 << 40, "head.min_size", "0..2^40", self.min_size)
+        _require(-1 <= self.min_size <= 1 << 40, "head.min_size", "-1..2^40", self.min_size)  # -1: off, upstream's way
         if self.size_model is not None:
             n_weights = len(self.size_model.weights)
             _require(n_weights == self.n_style, "size_model", f"{self.n_style} weights, one per style value", n_weights)
