@@ -3,14 +3,20 @@
 OMP_NUM_THREADS and OMP_WAIT_POLICY are set by whoever starts this process.
 """
 
+import sys
+from importlib import import_module
 from importlib.metadata import version
+from unittest import mock
 
 import numpy as np
 import torch
-from cellpose import dynamics
 from worker import serve
 
 NEW = version("cellpose").startswith("4")
+if NEW:  # it names torchvision at import, uses it in training only, and no build for CPUs is to be had everywhere
+    for name in ("", ".ops", ".ops.boxes", ".transforms", ".transforms.functional"):
+        sys.modules[f"torchvision{name}"] = mock.MagicMock()
+dynamics = import_module("cellpose.dynamics")
 CPU = torch.device("cpu")
 THRESHOLDS = {"cellprob_threshold": 0.0, "flow_threshold": 0.4}
 
