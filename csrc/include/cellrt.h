@@ -234,7 +234,7 @@ CELLRT_API int32_t cellrt_flow_masks_2d(const int64_t *pixels, const float *posi
  *           the masks' boxes
  * flow      2 * n_y * n_x floats: y, then x component; 0 outside masks
  *
- * O(pixels * steps) time at most: a mask of 4096 x 4096 pixels takes minutes, cells of 30 pixels some 50 ns per pixel.
+ * O(pixels * steps) time at most: a mask of 4096 x 4096 pixels takes minutes (estimated), cells of 30 pixels some 50 ns per pixel.
  * Scratch: at most 28 bytes per run of equal labels in a row and about 80 per label; V4: 8 bytes per pixel; 18 bytes per
  * pixel of the box of each mask that is being diffused (one per thread; large ones one at a time). */
 CELLRT_API int32_t cellrt_label_flows_2d(const int32_t *labels, int64_t n_y, int64_t n_x, int32_t n_labels,

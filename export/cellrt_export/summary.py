@@ -29,13 +29,15 @@ class ExportSummary:
         rows = {
             "model": f"{self.manifest.name} ({self.weights_file}, sha256 {source.sha256[:12]}...)",
             **self.details,
+        }
+        general = {
             "channels": f"{self.manifest.input.n_channels}",
             "parameters": f"{self.n_parameters:,} in {self.n_nodes} nodes",
             "sizes": f"multiples of {by(tile.multiple)} pixels",
             "licence": f"{source.licence}{note}",
             "file": f"{self.output}, {self.n_bytes / 1e6:.2f} MB, exported in {self.seconds:.2f} s",
-            **self.details,  # which may know better
         }
+        rows |= {key: value for key, value in general.items() if key not in rows}  # the details may know better
         return "\n".join(f"{key:<16} {value}" for key, value in rows.items())
 
 

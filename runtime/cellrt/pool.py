@@ -154,7 +154,7 @@ def pooled(
 
     jobs = iter(jobs)
     failure: Exception | None = None
-    while failure is None:
+    while True:
         try:
             job = next(jobs)
         except StopIteration:
