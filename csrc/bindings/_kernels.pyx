@@ -130,6 +130,24 @@ def star_outlines_2d(const float[:, ::1] dist, const double[:, ::1] points, doub
     return status
 
 
+def star_distances_2d(const int32_t[:, ::1] labels, int32_t grid_y, int32_t grid_x, int32_t n_threads,
+                      float[:, :, ::1] dist):
+    cdef int32_t status
+    cdef int32_t n_rays = <int32_t>dist.shape[0]
+    with nogil:
+        status = c.cellrt_star_distances_2d(&labels[0, 0], labels.shape[0], labels.shape[1], grid_y, grid_x, n_rays,
+                                            n_threads, &dist[0, 0, 0])
+    return status
+
+
+def object_probability_2d(const int32_t[:, ::1] labels, int32_t n_labels, int32_t n_threads, float[:, ::1] prob):
+    cdef int32_t status
+    with nogil:
+        status = c.cellrt_object_probability_2d(&labels[0, 0], labels.shape[0], labels.shape[1], n_labels, n_threads,
+                                                &prob[0, 0])
+    return status
+
+
 def paint_polygons_2d(const float[:, ::1] coords, const int64_t[::1] offsets, const int64_t[::1] order,
                       int32_t n_threads, int32_t[:, ::1] labels):
     cdef int32_t status

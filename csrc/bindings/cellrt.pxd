@@ -52,6 +52,11 @@ cdef extern from "cellrt.h" nogil:
     int32_t cellrt_star_outlines_2d(
         const float *dist, const double *points, int64_t n, int32_t n_rays, double scale_y, double scale_x,
         int32_t n_threads, float *coords)
+    int32_t cellrt_star_distances_2d(
+        const int32_t *labels, int64_t n_y, int64_t n_x, int32_t grid_y, int32_t grid_x, int32_t n_rays,
+        int32_t n_threads, float *dist)
+    int32_t cellrt_object_probability_2d(
+        const int32_t *labels, int64_t n_y, int64_t n_x, int32_t n_labels, int32_t n_threads, float *prob)
     int32_t cellrt_paint_polygons_2d(
         const float *coords, const int64_t *offsets, const int64_t *order, int64_t n, int64_t n_y,
         int64_t n_x, int32_t n_threads, int32_t *labels)

@@ -176,6 +176,34 @@ CELLRT_API int32_t cellrt_star_nms_2d(const float *prob, const float *dist, cons
 CELLRT_API int32_t cellrt_star_outlines_2d(const float *dist, const double *points, int64_t n, int32_t n_rays,
                                            double scale_y, double scale_x, int32_t n_threads, float *coords);
 
+/* Training targets: the length of each ray from each grid sample to the border of its object, bit for bit StarDist's
+ * star_dist. A ray goes in steps of one pixel, summed up in float32, to the first whose pixel (coordinates rounded, ties to
+ * even) has another label or lies outside the image; then 1 - 0.5 / max(|sin|, |cos|) of a step is taken back, for the border
+ * lies between the last two pixels.
+ *
+ * labels  n_y * n_x int32, sides at most 2^20; 0 is the background. (The original wraps labels around at 2^16.)
+ * grid_y, grid_x  pixels per sample: every grid_y-th row and grid_x-th column has samples, from the first on
+ * dist    n_rays * ceil(n_y / grid_y) * ceil(n_x / grid_x) floats, pixels; 0 in the background. Ray k points along
+ *         (y, x) = (sin, cos)(2 pi k / n_rays)
+ *
+ * O(samples * n_rays * length of the rays) time. Scratch: a copy of the labels with background around them, 4 bytes per
+ * pixel and as much again per row and column of a small image or a large grid: at most 80 bytes per pixel. */
+CELLRT_API int32_t cellrt_star_distances_2d(const int32_t *labels, int64_t n_y, int64_t n_x, int32_t grid_y,
+                                            int32_t grid_x, int32_t n_rays, int32_t n_threads, float *dist);
+
+/* Training targets: the object probability of each pixel, which is its Euclidean distance to the nearest pixel of another
+ * label over the largest such distance in its own label (plus 1e-10), as StarDist's edt_prob computes it with scipy: in
+ * double precision, then rounded.
+ *
+ * labels  n_y * n_x int32 at most n_labels, sides at most 2^20; larger ones give CELLRT_ERROR_ARGUMENT. 0 is the background,
+ *         and a negative label is no object but a border to others. A label in parts is one object.
+ * prob    n_y * n_x floats in [0, 1]; 0 where there is no object
+ *
+ * The frame of the image is not a border, so that an object cut by it may be highest there; only for an object that covers
+ * the whole image it is. O(pixels + n_labels) time; scratch 8 bytes per pixel and per label. */
+CELLRT_API int32_t cellrt_object_probability_2d(const int32_t *labels, int64_t n_y, int64_t n_x, int32_t n_labels,
+                                                int32_t n_threads, float *prob);
+
 /* ---- Cellpose, 2D (Stringer et al., Nature Methods 2021) ------------------------------------------------------ */
 
 /* The two programs differ in how they integrate flows, compare masks with flows, and clean masks. Each function below

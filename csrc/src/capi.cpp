@@ -15,12 +15,14 @@
 #include "label_outlines_2d.hpp"
 #include "label_regions_2d.hpp"
 #include "normalize.hpp"
+#include "object_probability_2d.hpp"
 #include "paint_polygons_2d.hpp"
 #include "parallel.hpp"
 #include "percentiles.hpp"
 #include "relabel.hpp"
 #include "resize_linear.hpp"
 #include "star_candidates_2d.hpp"
+#include "star_distances_2d.hpp"
 #include "star_nms_2d.hpp"
 #include "star_outlines_2d.hpp"
 #include "status.hpp"
@@ -132,6 +134,15 @@ void require_dynamics(std::int32_t dynamics) { require(dynamics == CELLRT_DYNAMI
 std::int64_t checked_plane(std::int64_t n_y, std::int64_t n_x) {
     require_range(n_y, 0, largest_side);
     require_range(n_x, 0, largest_side);
+    return checked_product({n_y, n_x});
+}
+
+// The same for training targets. Up to here float32 tells halves of pixels apart, and products of a side and a squared
+// distance have 63 bits.
+std::int64_t checked_target_plane(std::int64_t n_y, std::int64_t n_x) {
+    constexpr std::int64_t largest_target_side = std::int64_t{1} << 20;
+    require_range(n_y, 0, largest_target_side);
+    require_range(n_x, 0, largest_target_side);
     return checked_product({n_y, n_x});
 }
 
@@ -263,6 +274,31 @@ std::int32_t cellrt_star_outlines_2d(const float* dist, const double* points, st
         require_threads(n_threads);
         require_array(coords, n_vertices);
         cellrt::star_outlines_2d(dist, points, n, n_rays, scale_y, scale_x, n_threads, coords);
+    });
+}
+
+std::int32_t cellrt_star_distances_2d(const std::int32_t* labels, std::int64_t n_y, std::int64_t n_x, std::int32_t grid_y,
+    std::int32_t grid_x, std::int32_t n_rays, std::int32_t n_threads, float* dist) {
+    return status_of([&] {
+        require_array(labels, checked_target_plane(n_y, n_x));
+        require_range(grid_y, 1, largest_side);
+        require_range(grid_x, 1, largest_side);
+        require_range(n_rays, 3, 1024);
+        require_threads(n_threads);
+        require_array(dist, checked_product({n_rays, (n_y + grid_y - 1) / grid_y, (n_x + grid_x - 1) / grid_x}));
+        cellrt::star_distances_2d(labels, n_y, n_x, grid_y, grid_x, n_rays, n_threads, dist);
+    });
+}
+
+std::int32_t cellrt_object_probability_2d(const std::int32_t* labels, std::int64_t n_y, std::int64_t n_x,
+    std::int32_t n_labels, std::int32_t n_threads, float* prob) {
+    return status_of([&] {
+        const std::int64_t n_pixels = checked_target_plane(n_y, n_x);
+        require_array(labels, n_pixels);
+        require(n_labels >= 0);
+        require_threads(n_threads);
+        require_array(prob, n_pixels);
+        cellrt::object_probability_2d(labels, n_y, n_x, n_labels, n_threads, prob);
     });
 }
 

@@ -78,6 +78,12 @@ def star_outlines_2d(
     n_threads: int,
     coords: NDArray[np.float32],
 ) -> int: ...
+def star_distances_2d(
+    labels: NDArray[np.int32], grid_y: int, grid_x: int, n_threads: int, dist: NDArray[np.float32]
+) -> int: ...
+def object_probability_2d(
+    labels: NDArray[np.int32], n_labels: int, n_threads: int, prob: NDArray[np.float32]
+) -> int: ...
 def paint_polygons_2d(
     coords: NDArray[np.float32],
     offsets: NDArray[np.int64],

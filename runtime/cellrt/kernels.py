@@ -50,11 +50,13 @@ __all__ = [
     "label_outlines_2d",
     "label_regions_2d",
     "normalize",
+    "object_probability_2d",
     "paint_polygons_2d",
     "percentiles",
     "relabel",
     "resize_linear",
     "star_candidates_2d",
+    "star_distances_2d",
     "star_nms_2d",
     "star_outlines_2d",
     "usable_cores",
@@ -63,6 +65,7 @@ __all__ = [
 
 # The limits of the C interface (csrc/include/cellrt.h).
 _MAX_SIDE = 2**30
+_MAX_TARGET_SIDE = 2**20
 _MAX_COUNT = 2**40
 _MAX_INT32 = 2**31 - 1
 _MAX_INT64 = 2**63 - 1
@@ -308,6 +311,65 @@ def star_outlines_2d(
     status = _kernels.star_outlines_2d(dist, points, scale_y, scale_x, _threads(threads), coords)
     _check_status(status, "star_outlines_2d", "finite lengths and points, got NaN or infinity")
     return coords
+
+
+def star_distances_2d(
+    labels: NDArray[np.int32], *, n_rays: int, grid: tuple[int, int], threads: int
+) -> NDArray[np.float32]:
+    """Length of each ray from each grid sample to the border of its object, bit for bit StarDist's ``star_dist``.
+
+    Parameters
+    ----------
+    labels : int32 (Y, X)
+        Contiguous; 0 is the background. Sides up to 2^20.
+    n_rays : int
+        Ray k points along (y, x) = (sin, cos)(2 pi k / n_rays).
+    grid : (int, int)
+        Pixels per sample (y, x).
+    threads : int
+        0 uses every usable core.
+
+    Returns
+    -------
+    float32 (n_rays, ceil(Y / grid_y), ceil(X / grid_x))
+        Pixels; 0 in the background.
+    """
+    _check_target_labels(labels)
+    n_rays = _whole_number("n_rays", n_rays, 3, 1024)
+    grid_y, grid_x = _pair("grid", grid, 1, _MAX_SIDE)
+    n_y, n_x = labels.shape
+    dist = np.empty((n_rays, -(-n_y // grid_y), -(-n_x // grid_x)), np.float32)
+    status = _kernels.star_distances_2d(labels, grid_y, grid_x, _threads(threads), dist)
+    _check_status(status, "star_distances_2d", "labels")
+    return dist
+
+
+def object_probability_2d(labels: NDArray[np.int32], *, n_labels: int, threads: int) -> NDArray[np.float32]:
+    """Euclidean distance to the nearest pixel of another label, over the largest such distance in the own label.
+
+    Parameters
+    ----------
+    labels : int32 (Y, X)
+        Contiguous, at most `n_labels`; 0 is the background, and negative labels are no objects either. Sides up to
+        2^20.
+    n_labels : int
+    threads : int
+        0 uses every usable core.
+
+    Returns
+    -------
+    float32 (Y, X)
+        In [0, 1], 0 where there is no object: StarDist's ``edt_prob``. The frame of the image is not a border, unless
+        one object covers everything.
+    """
+    _check_target_labels(labels)
+    n_labels = _whole_number("n_labels", n_labels, 0, _MAX_INT32)
+    prob = np.empty(labels.shape, np.float32)
+    status = _kernels.object_probability_2d(labels, n_labels, _threads(threads), prob)
+    if status == ERROR_ARGUMENT and labels.size:
+        raise KernelError(f"expected labels of at most {n_labels}, got {labels.max()}", status)
+    _check_status(status, "object_probability_2d", "labels")
+    return prob
 
 
 def paint_polygons_2d(
@@ -704,6 +766,13 @@ def _check_rays(dist: NDArray[np.float32]) -> None:
     """Refuse polygons of fewer than 3 or more than 1024 rays."""
     if not 3 <= dist.shape[1] <= 1024:
         raise KernelError(f"expected 3 to 1024 rays per polygon, got {dist.shape[1]}", ERROR_ARGUMENT)
+
+
+def _check_target_labels(labels: NDArray[np.int32]) -> None:
+    """Refuse labels (Y, X) of which no training targets can be computed."""
+    _check_array("labels", labels, np.int32, (-1, -1))
+    if max(labels.shape) > _MAX_TARGET_SIDE:
+        raise KernelError(f"expected labels with sides up to {_MAX_TARGET_SIDE}, got {labels.shape}", ERROR_ARGUMENT)
 
 
 def _threads(threads: int) -> int:
