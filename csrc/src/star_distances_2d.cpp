@@ -72,13 +72,15 @@ private:
 };
 
 struct Step {
-    float y, x;          // where the ray is, from the pixel where it begins
-    float length;        // of the ray, should it end here
-    bool is_borderline;  // which pixel that is depends on the sample, as its coordinates are rounded to float32
-    std::int64_t shift;  // to that pixel, otherwise
+    std::int64_t shift;  // from a sample to the pixel where the step ends, unless it is borderline
+    float y, x;          // where it ends, from the sample
+
+    // Which pixel that is depends on the sample, as its coordinates are rounded to float32.
+    static constexpr std::int64_t borderline = INT64_MIN;
+    bool is_borderline() const { return shift == borderline; }
 };
 
-// The steps of a ray, as many as have been asked for.
+// The steps of a ray, as many as have been asked for, and how long it is once it has left a label.
 class Ray {
 public:
     Ray(std::int32_t k, std::int32_t n_rays, const Strands& strands, std::int64_t longest_side) : strands_(strands) {
@@ -97,15 +99,19 @@ public:
         return steps_[at];
     }
 
+    // After n steps that have been asked for, the last of which left the label; none are taken from the background.
+    float length(std::int32_t n) const { return lengths_[static_cast<std::size_t>(n)]; }
+
 private:
     void extend() {
         y_ += step_y_;  // a running sum in float32, as in the original: multiples of the step are rounded differently
         x_ += step_x_;
+        const bool is_borderline = is_near_border(y_) || is_near_border(x_);
+        const std::int64_t shift = strands_.shift(std::lrint(y_), std::lrint(x_));
+        steps_.push_back({is_borderline ? Step::borderline : shift, y_, x_});
         const float end_y = y_ - taken_back_ * step_y_;
         const float end_x = x_ - taken_back_ * step_x_;
-        const bool is_borderline = is_near_border(y_) || is_near_border(x_);
-        steps_.push_back({y_, x_, std::sqrt(end_y * end_y + end_x * end_x), is_borderline,
-                          strands_.shift(std::lrint(y_), std::lrint(x_))});
+        lengths_.push_back(std::sqrt(end_y * end_y + end_x * end_x));
     }
 
     bool is_near_border(float offset) const {
@@ -116,6 +122,7 @@ private:
     float step_y_, step_x_, taken_back_, rounding_;
     float y_ = 0.0f, x_ = 0.0f;
     std::vector<Step> steps_;
+    std::vector<float> lengths_{0.0f};
 };
 
 // Samples side by side: (y, x), (y, x + grid_x) and so on.
@@ -130,19 +137,20 @@ struct Image {
 
     // Whether a step from sample i of a block ends in the label of that sample.
     bool is_inside(const Block& block, std::int64_t i, const Step& step) const {
-        if (!step.is_borderline) return block.labels[i + step.shift] == block.labels[i];
+        if (!step.is_borderline()) return block.labels[i + step.shift] == block.labels[i];
         const std::int64_t y = std::lrint(static_cast<float>(block.y) + step.y);
         const std::int64_t x = std::lrint(static_cast<float>(block.x + i * block.grid_x) + step.x);
         return y >= 0 && y < n_y && x >= 0 && x < n_x && labels[y * n_x + x] == block.labels[i];
     }
 };
 
-// How many steps a ray stays in the label of each sample of a block; 0 for samples of the background.
+// How many steps lead out of the label of each sample of a block; 0 for samples of the background.
 void walk_baseline(const Image& image, const Block& block, Ray& ray, std::int32_t* n_steps) {
     for (std::int64_t i = 0; i < block_width; ++i) {
         n_steps[i] = 0;
-        if (block.labels[i] == 0) continue;
-        while (image.is_inside(block, i, ray.step(n_steps[i]))) ++n_steps[i];
+        for (bool walks = block.labels[i] != 0; walks; ++n_steps[i]) {
+            walks = image.is_inside(block, i, ray.step(n_steps[i]));
+        }
     }
 }
 
@@ -166,8 +174,10 @@ CELLRT_TARGET_AVX2 void walk_avx2(const Image& image, const Block& block, Ray& r
     for (std::int32_t s = 0;; ++s) {
         const __m256i any = _mm256_or_si256(first_walks, second_walks);
         if (_mm256_testz_si256(any, any) != 0) break;
+        first_steps = _mm256_sub_epi32(first_steps, first_walks);
+        second_steps = _mm256_sub_epi32(second_steps, second_walks);
         const Step& step = ray.step(s);
-        if (step.is_borderline) {
+        if (step.is_borderline()) {
             std::int32_t is_walking[block_width];
             store(is_walking, first_walks);
             store(is_walking + 8, second_walks);
@@ -181,8 +191,6 @@ CELLRT_TARGET_AVX2 void walk_avx2(const Image& image, const Block& block, Ray& r
             first_walks = _mm256_and_si256(first_walks, _mm256_cmpeq_epi32(load(there), first));
             second_walks = _mm256_and_si256(second_walks, _mm256_cmpeq_epi32(load(there + 8), second));
         }
-        first_steps = _mm256_sub_epi32(first_steps, first_walks);
-        second_steps = _mm256_sub_epi32(second_steps, second_walks);
     }
     store(n_steps, first_steps);
     store(n_steps + 8, second_steps);
@@ -220,9 +228,7 @@ void star_distances_2d(const std::int32_t* labels, std::int64_t n_y, std::int64_
                     std::int32_t n_steps[block_width];
                     walk(image, {row + first, y, first * grid.x, grid.x}, ray, n_steps);
                     const std::int64_t count = std::min(block_width, samples_x - first);
-                    for (std::int64_t i = 0; i < count; ++i) {
-                        out[first + i] = row[first + i] == 0 ? 0.0f : ray.step(n_steps[i]).length;
-                    }
+                    for (std::int64_t i = 0; i < count; ++i) out[first + i] = ray.length(n_steps[i]);
                 }
             }
         }

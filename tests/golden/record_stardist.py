@@ -34,10 +34,11 @@ import skimage
 import stardist
 import tensorflow
 from csbdeep.utils import normalize
-from stardist.geometry import dist_to_coord, polygons_to_label
+from stardist.geometry import dist_to_coord, polygons_to_label, star_dist
 from stardist.geometry.geom2d import polygons_to_label_coord
 from stardist.models import Config2D, StarDist2D
 from stardist.nms import non_maximum_suppression_inds
+from stardist.utils import edt_prob
 
 GOLDEN = Path(__file__).resolve().parent / "stardist"
 
@@ -642,6 +643,19 @@ def record_zoom():
     save(GOLDEN / "kernels" / "zoom.npz", arrays)
 
 
+def record_targets():
+    """kernels/targets.npz: what star_dist and edt_prob (with scipy) make of labels."""
+    noise = np.random.default_rng(41).integers(0, 4, (9, 8)).repeat(4, 0).repeat(3, 1)
+    arrays = {"whole_prob": edt_prob(np.full((7, 12), 3))}
+    for name, labels in (("cells", draw_cells((44, 51), 9, 42)[1]), ("noise", noise.astype(np.int32))):
+        arrays[f"{name}_labels"] = labels
+        arrays[f"{name}_prob"] = edt_prob(labels)
+        for n_rays, *grid in ((32, 1, 1), (32, 2, 2), (11, 1, 3), (12, 3, 2)):
+            key = f"{name}_dist_{n_rays}_{grid[0]}_{grid[1]}"
+            arrays[key] = star_dist(labels, n_rays, grid=tuple(grid), mode="cpp")
+    save(GOLDEN / "kernels" / "targets.npz", arrays)
+
+
 # ---- the run ------------------------------------------------------------------------------------------------
 
 
@@ -678,6 +692,7 @@ def main():
                 record_normalisation()
                 record_activations()
                 record_zoom()
+                record_targets()
             elif name in RANDOM_MODELS:
                 record_random_model(name, scratch)
             else:
