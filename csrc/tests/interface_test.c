@@ -149,6 +149,40 @@ static void test_star_outlines(void) {
     CHECK(cellrt_star_outlines_2d(dist, points, 1, 1025, 1.0, 1.0, 1, coords) == CELLRT_ERROR_ARGUMENT);
 }
 
+static void test_star_targets(void) {
+    /* One object in a corner, another of a single pixel, and a pixel that is no object but a border. */
+    const int32_t labels[] = {3, 3, 3, 0, 3, 3, 3, 0, 3, 3, 3, 9, 0, 0, -1, -1};
+    const int32_t whole[] = {2, 2, 2};
+    float dist[4 * 16], prob[16];
+    int i;
+
+    CHECK(cellrt_star_distances_2d(labels, 4, 4, 1, 1, 4, 1, dist) == CELLRT_OK);
+    /* Of pixel (0, 1): right, down, left and up. */
+    CHECK(dist[1] == 1.5f && dist[16 + 1] == 2.5f && dist[32 + 1] == 1.5f && dist[48 + 1] == 0.5f);
+    CHECK(dist[3] == 0.0f && dist[11] == 0.5f && dist[32 + 15] == 1.5f);
+    CHECK(cellrt_star_distances_2d(labels, 4, 4, 3, 2, 4, 2, dist) == CELLRT_OK);
+    CHECK(dist[0] == 2.5f && dist[1] == 0.5f && dist[2] == 0.0f && dist[3] == 1.5f); /* of 2 x 2 samples, to the right */
+
+    CHECK(cellrt_object_probability_2d(labels, 4, 4, 9, 2, prob) == CELLRT_OK);
+    CHECK(prob[0] == 1.0f && fabsf(prob[1] - 2.0f / 3.0f) < 1e-6f && fabsf(prob[10] - 1.0f / 3.0f) < 1e-6f);
+    CHECK(prob[11] == 1.0f && prob[3] == 0.0f && prob[14] == 0.0f);
+    CHECK(cellrt_object_probability_2d(whole, 1, 3, 2, 1, prob) == CELLRT_OK);
+    for (i = 0; i < 3; ++i) CHECK(prob[i] == 1.0f);
+
+    CHECK(cellrt_star_distances_2d(labels, 4, 4, 1, 1, 2, 1, dist) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_star_distances_2d(labels, 4, 4, 0, 1, 4, 1, dist) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_star_distances_2d(labels, 4, 4, 1, 1, 4, -1, dist) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_star_distances_2d(labels, 4, -1, 1, 1, 4, 1, dist) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_star_distances_2d(labels, 1, (1 << 20) + 1, 1, 1, 4, 1, dist) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_star_distances_2d(NULL, 4, 4, 1, 1, 4, 1, dist) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_star_distances_2d(labels, 4, 4, 1, 1, 4, 1, NULL) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_object_probability_2d(labels, 4, 4, 8, 1, prob) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_object_probability_2d(whole, 1, 3, 1, 1, prob) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_object_probability_2d(labels, 4, 4, -1, 1, prob) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_object_probability_2d(labels, (1 << 20) + 1, 1, 9, 1, prob) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_object_probability_2d(labels, 4, 4, 9, 1, NULL) == CELLRT_ERROR_ARGUMENT);
+}
+
 static void test_labels(void) {
     /* A square of 3 x 3 pixels (edges belong to it) and a triangle over its corner. */
     const float coords[] = {0, 0, 0, 2, 2, 2, 2, 0, 1, 1, 1, 3, 3, 1};
@@ -309,6 +343,7 @@ int main(void) {
     test_star_candidates();
     test_star_nms();
     test_star_outlines();
+    test_star_targets();
     test_labels();
     test_resize();
     test_flows();

@@ -132,6 +132,12 @@ void test_flows() {
                                         out.data());
     });
     fail_each_allocation([&] {
+        return cellrt_star_distances_2d(labels.data(), side, side, 2, 1, 4, n_threads, out.data());
+    });
+    fail_each_allocation([&] {
+        return cellrt_object_probability_2d(labels.data(), side, side, n_labels, n_threads, out.data());
+    });
+    fail_each_allocation([&] {
         return cellrt_resize_linear_f32(flow.data(), 2, side, side, 2 * side, 2 * side, 0, n_threads, out.data());
     });
 }

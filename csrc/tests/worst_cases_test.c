@@ -20,6 +20,8 @@ static void test_nothing(void) {
     CHECK(cellrt_star_candidates_2d(NULL, 32, 0, 0, 0, 0, 0, 0, 0, 0.5f, 1, 1, 0, 0, 0, 0, &n, NULL, NULL, NULL, NULL) ==
           CELLRT_OK);
     CHECK(n == 0);
+    CHECK(cellrt_star_distances_2d(NULL, 0, 7, 2, 2, 32, 0, NULL) == CELLRT_OK);
+    CHECK(cellrt_object_probability_2d(NULL, 7, 0, 0, 0, NULL) == CELLRT_OK);
     CHECK(cellrt_paint_polygons_2d(NULL, &offset, NULL, 0, 0, 0, 0, NULL) == CELLRT_OK);
     CHECK(cellrt_label_regions_2d(NULL, 0, 7, 0, 0, NULL, NULL, NULL) == CELLRT_OK);
     CHECK(cellrt_relabel(NULL, 0, 0, 0, &table, NULL, &n_labels) == CELLRT_OK);
@@ -91,6 +93,7 @@ static void test_labels_all_over_the_image(void) {
     enum { side = 700, n_labels = side * side / 2 };
     int32_t *const labels = malloc(side * side * sizeof *labels), *const cleaned = malloc(side * side * sizeof *cleaned);
     float *const flow = malloc(2 * side * side * sizeof *flow), *const coords = malloc(n_labels * 8 * sizeof *coords);
+    float *const dist = malloc(4 * side * side * sizeof *dist);
     int64_t *const offsets = malloc((n_labels + 1) * sizeof *offsets);
     double *const errors = malloc(n_labels * sizeof *errors);
     int32_t i, dynamics, n_cleaned;
@@ -103,14 +106,37 @@ static void test_labels_all_over_the_image(void) {
         CHECK(cellrt_label_flows_2d(labels, side, side, n_labels, dynamics, 50, 2, flow) == CELLRT_OK);
     }
     CHECK(cellrt_flow_errors_2d(labels, flow, side, side, n_labels, CELLRT_DYNAMICS_V3, 2, errors) == CELLRT_OK);
+    CHECK(cellrt_object_probability_2d(labels, side, side, n_labels, 2, flow) == CELLRT_OK);
+    for (i = 0; i < side * side; ++i) CHECK(flow[i] == 1.0f);
+    CHECK(cellrt_star_distances_2d(labels, side, side, 1, 1, 4, 2, dist) == CELLRT_OK);
     CHECK(cellrt_label_outlines_2d(labels, side, side, n_labels, n_labels * 4, 2, offsets, coords) == CELLRT_OK);
     CHECK(offsets[n_labels] == (int64_t)n_labels * 4); /* a square or an oblong each */
     free(labels);
     free(cleaned);
     free(flow);
+    free(dist);
     free(coords);
     free(offsets);
     free(errors);
+}
+
+/* One object as long as an image may be, and a grid that is longer still. */
+static void test_targets_at_the_limit(void) {
+    enum { side = 1 << 20, n_rays = 3 };
+    int32_t *const labels = malloc(side * sizeof *labels);
+    float *const out = malloc(side * sizeof *out);
+    int32_t i;
+    for (i = 0; i < side; ++i) labels[i] = i < side - 1;
+    CHECK(cellrt_object_probability_2d(labels, 1, side, 1, 2, out) == CELLRT_OK);
+    CHECK(out[0] == 1.0f && out[side - 1] == 0.0f);
+    CHECK(cellrt_object_probability_2d(labels, side, 1, 1, 2, out) == CELLRT_OK);
+    CHECK(out[0] == 1.0f && out[side - 1] == 0.0f);
+    CHECK(cellrt_star_distances_2d(labels, 1, side, 1, 1 << 30, n_rays, 2, out) == CELLRT_OK);
+    CHECK(out[0] == side - 1.5f && out[1] > 0.5f && out[1] < 1.5f);
+    CHECK(cellrt_star_distances_2d(labels, side, 1, 1 << 30, 1, n_rays, 2, out) == CELLRT_OK);
+    CHECK(out[0] == 0.5f);
+    free(labels);
+    free(out);
 }
 
 /* 2,000 polygons on 64 spots, one of them 2^20 pixels long: suppressed, outlined and painted. */
@@ -209,6 +235,7 @@ int main(void) {
     test_one_pixel();
     test_flows_of_one_pixel();
     test_labels_all_over_the_image();
+    test_targets_at_the_limit();
     test_crowd_with_an_outlier();
     test_huge_polygon();
     test_flat_and_noisy_images();
