@@ -552,6 +552,8 @@ def long_calls() -> dict[str, Callable[[], object]]:
         "star_outlines_2d": lambda: kernels.star_outlines_2d(
             np.tile(dist, (10, 1)), np.zeros((600_000, 2)), scale=(1, 1), threads=1
         ),
+        "star_distances_2d": lambda: kernels.star_distances_2d(labels, n_rays=4, grid=(1, 1), threads=1),
+        "object_probability_2d": lambda: kernels.object_probability_2d(labels, n_labels=0, threads=1),
         "paint_polygons_2d": lambda: kernels.paint_polygons_2d(
             coords, np.arange(401) * 32, np.arange(400), shape=(3000, 3000), threads=1
         ),

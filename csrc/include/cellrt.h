@@ -2,8 +2,8 @@
  *
  * What it does: everything that a StarDist or a Cellpose network needs around it. Percentiles, normalisation and
  * resizing before the network; after it candidates, non-maximum suppression and outlines of stars, or integration and
- * quality control of flows; painting, cleaning, tracing and measuring of labels. The network itself runs elsewhere
- * (ONNX Runtime); nothing here knows about it.
+ * quality control of flows; painting, cleaning, tracing and measuring of labels; the training targets of stars. The
+ * network itself runs elsewhere (ONNX Runtime); nothing here knows about it.
  *
  * Rules that hold for every function
  *   - Row-major arrays, y before x. "Pixels" are those of the image given to the network; pixel centres have integer
@@ -176,24 +176,27 @@ CELLRT_API int32_t cellrt_star_nms_2d(const float *prob, const float *dist, cons
 CELLRT_API int32_t cellrt_star_outlines_2d(const float *dist, const double *points, int64_t n, int32_t n_rays,
                                            double scale_y, double scale_x, int32_t n_threads, float *coords);
 
-/* Training targets: the length of each ray from each grid sample to the border of its object, bit for bit StarDist's
- * star_dist. A ray goes in steps of one pixel, summed up in float32, to the first whose pixel (coordinates rounded, ties to
- * even) has another label or lies outside the image; then 1 - 0.5 / max(|sin|, |cos|) of a step is taken back, for the border
- * lies between the last two pixels.
+/* Training targets: the length of each ray from each grid sample to the border of its object, as StarDist's star_dist. A ray
+ * goes in steps of one pixel, summed up in float32, to the first whose pixel (coordinates rounded, ties to even) has another
+ * label or lies outside the image; then 1 - 0.5 / max(|sin|, |cos|) of a step is taken back, for the border lies between the
+ * last two pixels. Sines and cosines are rounded from double precision, so as to be the same everywhere. With 8, 16 or 32
+ * rays that is StarDist bit for bit; the C library (glibc) that it takes them from rounds one in a hundred of others, of one
+ * ray out of 64, 96 or 128, to the next number, and that ray's lengths differ in their last digit.
  *
- * labels  n_y * n_x int32, sides at most 2^20; 0 is the background. (The original wraps labels around at 2^16.)
- * grid_y, grid_x  pixels per sample: every grid_y-th row and grid_x-th column has samples, from the first on
- * dist    n_rays * ceil(n_y / grid_y) * ceil(n_x / grid_x) floats, pixels; 0 in the background. Ray k points along
- *         (y, x) = (sin, cos)(2 pi k / n_rays)
+ * labels          n_y * n_x int32, sides at most 2^20; 0 is the background. (The original wraps labels around at 2^16.)
+ * grid_y, grid_x  pixels per sample: every grid_y-th row and grid_x-th column is sampled, from the first on
+ * dist            n_rays * ceil(n_y / grid_y) * ceil(n_x / grid_x) floats, pixels; 0 in the background. Ray k points along
+ *                 (y, x) = (sin, cos)(2 pi k / n_rays)
  *
- * O(samples * n_rays * length of the rays) time. Scratch: a copy of the labels with background around them, 4 bytes per
- * pixel and as much again per row and column of a small image or a large grid: at most 80 bytes per pixel. */
+ * O(samples * n_rays * length of the longest rays) time; a ray has at most 1.5 * max(n_y, n_x) + 2 steps. Scratch: a copy
+ * of the labels with background around them, about 4 * (n_y + 4) * (n_x + 18 * min(grid_x, n_x)) bytes; per thread 24 bytes
+ * for each step of the longest ray. */
 CELLRT_API int32_t cellrt_star_distances_2d(const int32_t *labels, int64_t n_y, int64_t n_x, int32_t grid_y,
                                             int32_t grid_x, int32_t n_rays, int32_t n_threads, float *dist);
 
 /* Training targets: the object probability of each pixel, which is its Euclidean distance to the nearest pixel of another
  * label over the largest such distance in its own label (plus 1e-10), as StarDist's edt_prob computes it with scipy: in
- * double precision, then rounded.
+ * double precision, then rounded to float32.
  *
  * labels  n_y * n_x int32 at most n_labels, sides at most 2^20; larger ones give CELLRT_ERROR_ARGUMENT. 0 is the background,
  *         and a negative label is no object but a border to others. A label in parts is one object.

@@ -2,10 +2,10 @@
 // largest such distance in the own label.
 //
 // Exact squared distances of all labels at once, in integers: first along columns, by counting up and down from where
-// the label changes. Then along each run of equal labels in a row: a pixel's nearest other pixel lies at the end of the
-// run, or in the column of one of its pixels, as far up or down as the first pass found. Each of these sites is nearest
-// to a stretch of the run, or to none of it: which ones matter is found from left to right, without divisions, by the
-// test of Maurer, Qi and Raghavan (IEEE PAMI 25, 2003).
+// the label changes. Then along each run of equal labels in a row: a pixel's nearest other pixel lies just beyond an end
+// of the run, or in the column of one of its pixels, as far up or down as the first pass found. Each of these sites is
+// nearest to a stretch of the run, or to none of it: which ones matter is found from left to right, without divisions, by
+// the test of Maurer, Qi and Raghavan (IEEE PAMI 25, 2003).
 #include "object_probability_2d.hpp"
 
 #include <algorithm>
@@ -22,7 +22,7 @@ namespace {
 // The frame of the image is no border: beyond it, pixels of another label are far away.
 constexpr std::int64_t far_away = std::int64_t{1} << 40;
 
-// Pixels from each pixel up or down to the nearest one of another label in its column: `far_away`, or more, if there is none.
+// Pixels from each pixel up or down to the nearest one of another label in its column; `far_away` or more without one.
 void measure_columns(const std::int32_t* labels, std::int64_t n_y, std::int64_t n_x, int n_threads,
                      std::int64_t* distances) {
     constexpr std::int64_t columns_per_grain = 256;
@@ -89,7 +89,7 @@ private:
     std::vector<Site> sites_;
 };
 
-// Calls visit(label, begin, end) for the runs of equal labels in a row, those of objects.
+// Calls visit(label, begin, end) for the runs of equal labels in a row that belong to objects.
 template <typename Visit>
 void for_each_run(const std::int32_t* row, std::int64_t n_x, const Visit& visit) {
     for (std::int64_t x = 0; x < n_x;) {
@@ -103,7 +103,7 @@ void for_each_run(const std::int32_t* row, std::int64_t n_x, const Visit& visit)
 
 float probability(double distance, double largest) { return static_cast<float>(distance / (largest + 1e-10)); }
 
-// One object and no border anywhere: the frame has to serve. From a rectangle the way out is straight.
+// One object and no border anywhere: the frame has to serve. The shortest way out of a rectangle is straight.
 void measure_whole_image(std::int64_t n_y, std::int64_t n_x, float* prob) {
     const auto to_frame = [](std::int64_t at, std::int64_t n) { return std::min(at + 1, n - at); };
     const auto largest = static_cast<double>((std::min(n_y, n_x) + 1) / 2);
@@ -146,7 +146,9 @@ void object_probability_2d(const std::int32_t* labels, std::int64_t n_y, std::in
                 const std::int64_t run_largest = sites.measure(begin, end, row);
                 auto& label_largest = largest[static_cast<std::size_t>(label)];
                 std::int64_t seen = label_largest.load(std::memory_order_relaxed);
-                while (seen < run_largest && !label_largest.compare_exchange_weak(seen, run_largest)) {}
+                while (seen < run_largest &&
+                       !label_largest.compare_exchange_weak(seen, run_largest, std::memory_order_relaxed)) {
+                }
             });
         }
     });

@@ -1,9 +1,9 @@
 // star_distances_2d: labels (Y, X) -> dist (rays, y, x) in pixels, y and x being every grid_y-th row and grid_x-th column.
 //
-// A ray leads the same way from every pixel, so its steps are computed once: as how far on in memory the pixel of a step
-// is. Samples side by side walk together, a block at a time and each until it has left its label: compare, and count.
-// For that the labels are copied: with background around them, which ends every walk, and with columns sorted by
-// x mod grid_x, which puts what the samples of a block compare with side by side.
+// A ray leads the same way from every pixel, so its steps are computed once: how far on in memory the pixel of each is.
+// Samples side by side walk together, a block at a time, until each has left its label: compare, and count. For that the
+// labels are copied: with background around them, which ends every walk, and with the columns sorted by x mod grid_x,
+// so that the pixels to which a step leads from samples side by side are side by side, too.
 #include "star_distances_2d.hpp"
 
 #include <algorithm>
@@ -26,14 +26,15 @@ struct Grid {
     std::int64_t y, x;
 };
 
-// A copy of the labels: each row as grid.x strands, of the columns x, x + grid.x, x + 2 grid.x ... each.
+// A copy of the labels. Each row is grid.x strands, the first of columns 0, grid.x, 2 grid.x ..., the next of columns 1,
+// 1 + grid.x ...
 class Strands {
 public:
     Strands(const std::int32_t* labels, std::int64_t n_y, std::int64_t n_x, Grid grid, int n_threads)
         : grid_x_(grid.x),
           length_((ceil_divide(n_x, grid.x) + border + block_width - 1) / block_width * block_width),
           pitch_(grid.x * length_),
-          // A block may reach beyond either end where one of its samples is in the border.
+          // Where one sample of a block is in the border, the others may be beyond it.
           values_(static_cast<std::size_t>((n_y + 2 * border) * pitch_ + 4 * block_width)) {
         constexpr std::int64_t rows_per_grain = 64;
         parallel_for(n_y, rows_per_grain, n_threads, [&](std::int64_t begin, std::int64_t end) {
@@ -59,7 +60,7 @@ public:
     static std::int64_t ceil_divide(std::int64_t n, std::int64_t by) { return (n - 1) / by + 1; }
 
 private:
-    // Rows above and below the image, and columns after each strand, thus before the next: a step of length 1 leads at
+    // Rows above and below the image, and pixels after each strand and thus before the next: a step of length 1 leads at
     // most 2 pixels on, once both its ends are rounded.
     static constexpr std::int64_t border = 2;
 
@@ -72,10 +73,10 @@ private:
 };
 
 struct Step {
-    std::int64_t shift;  // from a sample to the pixel where the step ends, unless it is borderline
-    float y, x;          // where it ends, from the sample
+    std::int64_t shift;  // from a sample to the pixel where the step ends, in memory
+    float y, x;          // the same in pixels
 
-    // Which pixel that is depends on the sample, as its coordinates are rounded to float32.
+    // Instead of a shift: which pixel it is depends on the sample, as its coordinates are rounded to float32.
     static constexpr std::int64_t borderline = INT64_MIN;
     bool is_borderline() const { return shift == borderline; }
 };
@@ -89,7 +90,7 @@ public:
         step_y_ = static_cast<float>(std::sin(static_cast<double>(angle)));
         step_x_ = static_cast<float>(std::cos(static_cast<double>(angle)));
         taken_back_ = 1.0f - 0.5f / std::max(std::abs(step_y_), std::abs(step_x_));
-        // Half a unit in the last place of any coordinate on the way.
+        // At least half a unit in the last place of any coordinate on the way.
         rounding_ = static_cast<float>(longest_side + 4) * 0x1p-24f;
     }
 
@@ -99,14 +100,14 @@ public:
         return steps_[at];
     }
 
-    // After n steps that have been asked for, the last of which left the label; none are taken from the background.
+    // After n steps, which have been asked for and the last of which left the label; 0 after none.
     float length(std::int32_t n) const { return lengths_[static_cast<std::size_t>(n)]; }
 
 private:
     void extend() {
         y_ += step_y_;  // a running sum in float32, as in the original: multiples of the step are rounded differently
         x_ += step_x_;
-        const bool is_borderline = is_near_border(y_) || is_near_border(x_);
+        const bool is_borderline = is_between_pixels(y_) || is_between_pixels(x_);
         const std::int64_t shift = strands_.shift(std::lrint(y_), std::lrint(x_));
         steps_.push_back({is_borderline ? Step::borderline : shift, y_, x_});
         const float end_y = y_ - taken_back_ * step_y_;
@@ -114,9 +115,7 @@ private:
         lengths_.push_back(std::sqrt(end_y * end_y + end_x * end_x));
     }
 
-    bool is_near_border(float offset) const {
-        return std::abs(offset - std::floor(offset) - 0.5f) <= rounding_;
-    }
+    bool is_between_pixels(float offset) const { return std::abs(offset - std::floor(offset) - 0.5f) <= rounding_; }
 
     const Strands& strands_;
     float step_y_, step_x_, taken_back_, rounding_;
@@ -166,7 +165,7 @@ CELLRT_TARGET_AVX2 inline void store(std::int32_t* to, __m256i values) {
 
 CELLRT_TARGET_AVX2 void walk_avx2(const Image& image, const Block& block, Ray& ray, std::int32_t* n_steps) {
     const __m256i first = load(block.labels), second = load(block.labels + 8);
-    // All bits are set of the samples that are still walking: -1, which counts.
+    // All bits of a sample are set while it walks; that is -1, so that subtracting counts.
     const __m256i all = _mm256_set1_epi32(-1), none = _mm256_setzero_si256();
     __m256i first_walks = _mm256_andnot_si256(_mm256_cmpeq_epi32(first, none), all);
     __m256i second_walks = _mm256_andnot_si256(_mm256_cmpeq_epi32(second, none), all);

@@ -1,7 +1,7 @@
 """What a star network must predict: labels (Y, X) -> object probability and ray lengths on the grid.
 
-Exact twins of StarDist's `star_dist` (C++, 2D) and `edt_prob`, so that a network trained here means the same
-as one trained there. Not here: augmentation, shape completion, 3D.
+The kernels give what StarDist's `star_dist` (C++, 2D) and `edt_prob` give, so that a network trained here means the
+same as one trained there. Not here: augmentation, shape completion, 3D.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def star_distances(labels: NDArray[np.integer], *, n_rays: int, grid: tuple[int,
     -----
     Each ray walks in unit steps, in float32, to the first pixel of another label or outside the image. Then
     (1 - 0.5 / max(|sin|, |cos|)) of a step is taken back: the border lies between the last two pixels. Sines and
-    cosines are rounded from double precision, which gives StarDist's values to the bit.
+    cosines are rounded from double precision: StarDist's to the bit with 8, 16 or 32 rays, and within 2e-6 with others.
     Source: `_COMMON_star_dist` in stardist/lib/stardist2d.cpp.
     """
     return kernels.star_distances_2d(_as_labels(labels), n_rays=n_rays, grid=grid, threads=1)
