@@ -744,7 +744,8 @@ def match_pairs(
         )
     if status == ERROR_ARGUMENT:
         raise KernelError(
-            f"expected pairs ascending inside {n_rows} rows and {n_columns} columns, and a threshold, got others", status
+            f"expected pairs ascending inside {n_rows} rows and {n_columns} columns, and a threshold, got others",
+            status,
         )
     _check_status(status, "match_pairs", "scores from 0 to 1, got others")
     return is_matched.view(np.bool_)

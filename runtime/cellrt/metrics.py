@@ -8,30 +8,28 @@
     metrics.aggregated_jaccard_index(truth, labels)
 
 Takes label images of any integer type, strides and number of dimensions, 0 being background; numbers may have gaps.
-Everything follows from the table of labels that overlap, whose size is that of the image's contents: nothing is as large as
-true times predicted objects. Knows arrays; never files.
+Knows arrays; never files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cellrt import kernels
-from cellrt.errors import CellrtError, ImageError
+from cellrt.errors import CellrtError
+from cellrt.overlaps import Overlaps, overlaps_of
 
 Criterion = Literal["iou", "iot", "iop"]
 
-_CRITERIA = ("iou", "iot", "iop")
-_MOST_STEPS = 2_000_000_000  # looks at a pair while matching: half a minute; thousands of cells take a few thousand
-_LARGEST_LABEL = np.iinfo(np.int32).max
+_COUNTS = ("fp", "tp", "fn", "n_true", "n_pred")
+_RATES = ("precision", "recall", "accuracy", "f1", "mean_matched_score", "panoptic_quality")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scores:
     """What StarDist's ``matching`` counts and computes, the same names and values.
 
@@ -117,9 +115,9 @@ def matching(
 ) -> Matching | tuple[Matching, ...]:
     """Match predicted with true objects one to one and count, as StarDist 0.9.2's ``matching`` does.
 
-    The matching is the one with the most pairs that reach the threshold; of those with as many, the one with the largest
-    sum of scores, pairs below the threshold included. Where several are as good, StarDist may report others, with
-    another mean score.
+    The matching is the one with the most pairs that reach the threshold; of those with as many, the one with the
+    largest sum of scores, pairs below the threshold included. Where several are as good, StarDist may report others,
+    with another mean score.
 
     Parameters
     ----------
@@ -143,9 +141,8 @@ def matching(
         If the matching takes too long: at a low threshold, with thousands of objects that all overlap one another.
     """
     thresholds, is_one = _thresholds(threshold)
-    table = _Overlaps(truth, predicted)
-    scores = table.scores(criterion).astype(np.float32)
-    found = tuple(_match(table, scores, one, criterion) for one in thresholds)
+    overlaps = overlaps_of(truth, predicted)
+    found = tuple(_matching(overlaps, one, criterion) for one in thresholds)
     return found[0] if is_one else found
 
 
@@ -181,7 +178,7 @@ def matching_dataset(
     threshold, criterion
         As for `matching`.
     by_image : bool
-        False pools the objects of all images. True averages the images' rates; one without objects counts with rates of 0.
+        False pools the objects of all images. True averages the images' rates; one without objects counts with 0.
 
     Returns
     -------
@@ -196,23 +193,186 @@ def matching_dataset(
     images = [matching(*pair, threshold=thresholds, criterion=criterion) for pair in pairs]
     if not images:
         raise CellrtError("expected at least one pair of label images, got none; pass (truth, predicted) tuples")
-    found = tuple(pool(at_threshold, by_image=by_image) for at_threshold in zip(*images, strict=True))
+    found = tuple(pool_scores(one, by_image=by_image) for one in zip(*images, strict=True))
     return found[0] if is_one else found
 
 
-def pool(images: Sequence[Scores], *, by_image: bool) -> DatasetMatching:
-    """The scores of several images, at least one, all at one threshold; parameters as in `matching_dataset`."""
-    first, n_images = images[0], len(images)
-    counts = {name: sum(getattr(image, name) for image in images) for name in ("tp", "fp", "fn", "n_true", "n_pred")}
+def pool_scores(images: Sequence[Scores], *, by_image: bool) -> DatasetMatching:
+    """The scores of several images at one threshold as those of a data set; see `matching_dataset`."""
+    counts: dict[str, Any] = {name: sum(getattr(image, name) for image in images) for name in _COUNTS}
+    total = np.float32(0)
+    for image in images:
+        total += np.float32(image.mean_true_score) * np.float32(1 if by_image else image.n_true)
     if by_image:
-        rates = {name: sum(getattr(image, name) for image in images) / n_images for name in _RATES}
-        single = np.float32(0)
-        for image in images:
-            single += np.float32(image.mean_true_score)
-        rates["mean_true_score"] = float(single / np.float32(n_images))
+        rates: dict[str, Any] = {name: sum(getattr(image, name) for image in images) / len(images) for name in _RATES}
+        rates["mean_true_score"] = float(total / np.float32(len(images)))
     else:
-        total = np.float32(0)
-        for image in images:
-            total += np.float32(image.mean_true_score) * np.float32(image.n_true)
         rates = _rates(counts["tp"], counts["fp"], counts["fn"], total)
-    return DatasetMatching(first.criterion, first.threshold, **counts, **rates, by_image=by_image, n_images=n_images)
+    return DatasetMatching(
+        criterion=images[0].criterion,
+        threshold=images[0].threshold,
+        **counts,
+        **rates,
+        by_image=by_image,
+        n_images=len(images),
+    )
+
+
+def average_precision(
+    truths: ArrayLike | Sequence[ArrayLike],
+    predictions: ArrayLike | Sequence[ArrayLike],
+    *,
+    thresholds: float | Sequence[float] = (0.5, 0.75, 0.9),
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Average precision ``tp / (tp + fp + fn)`` of images at thresholds, as Cellpose 4's ``average_precision``.
+
+    Parameters
+    ----------
+    truths, predictions : list of integer arrays, or one array each
+        Label images, as for `matching`.
+    thresholds : float or sequence of float
+        Intersections over union in (0, 1], compared in double precision, as upstream does.
+
+    Returns
+    -------
+    ap : float32 (n_images, n_thresholds); for arrays that are not in a list (n_thresholds,)
+        NaN for an image without objects in either.
+    tp, fp, fn : int64, the same shape
+
+    Raises
+    ------
+    ImageError, CellrtError, CapacityError
+        As `matching`; CellrtError also if there are not as many predictions as truths.
+
+    Notes
+    -----
+    Objects are counted as version 4 does, gaps in the numbering left out (version 3 counts up to the largest label).
+    In an image without any background pixel the original counts one object too few, so that its precision can exceed
+    1; here all are counted.
+    """
+    values, _ = _thresholds(thresholds)
+    is_list = isinstance(truths, list | tuple)
+    pairs: list[Any] = _paired(truths, predictions) if is_list else [(truths, predictions)]
+    tp, fp, fn = np.zeros((3, len(pairs), len(values)), np.int64)
+    for image, pair in enumerate(pairs):
+        overlaps = overlaps_of(*pair)
+        scores = overlaps.scores("iou")
+        for at, threshold in enumerate(values):
+            tp[image, at] = len(overlaps.matches(scores, threshold))
+        fp[image] = len(overlaps.predicted_labels) - tp[image]
+        fn[image] = len(overlaps.true_labels) - tp[image]
+    with np.errstate(invalid="ignore"):
+        ap = np.divide(tp, tp + fp + fn, dtype=np.float32)
+    return (ap, tp, fp, fn) if is_list else (ap[0], tp[0], fp[0], fn[0])
+
+
+def aggregated_jaccard_index(
+    truth: ArrayLike, predicted: ArrayLike, *, definition: Literal["kumar", "cellpose"] = "kumar"
+) -> float:
+    """The aggregated Jaccard index: pixels that objects share with their partners over pixels that either covers.
+
+    Parameters
+    ----------
+    truth, predicted : integer array, the same shape
+        Label images, as for `matching`.
+    definition : "kumar" or "cellpose"
+        They differ in who is whose partner and in what the intersections are divided by.
+
+        "kumar": as Kumar et al., IEEE Transactions on Medical Imaging 2017, define it. The partner of a true object is
+        the predicted one with the largest intersection over union (of equal ones that of the lowest label), even if it
+        is another's partner too. Divided by the unions of all these pairs, the areas of true objects that nothing
+        overlaps, and those of predicted objects that are nobody's partner.
+
+        "cellpose": as Cellpose's ``aggregated_jaccard_index``. Partners are matched one to one, the most with an
+        intersection over union of at least 0.5, then for the largest sum of all. Divided by the pixels that are an
+        object's in either image.
+
+    Returns
+    -------
+    float
+        NaN if there is no object in either image.
+
+    Raises
+    ------
+    ImageError, CapacityError
+        As `matching`.
+    CellrtError
+        If the definition is unknown.
+    """
+    shared, covered = aggregated_jaccard_pixels(truth, predicted, definition=definition)
+    return shared / covered if covered else float("nan")
+
+
+def aggregated_jaccard_pixels(
+    truth: ArrayLike, predicted: ArrayLike, *, definition: Literal["kumar", "cellpose"] = "kumar"
+) -> tuple[int, int]:
+    """Numerator and denominator of `aggregated_jaccard_index`, to be added up over images."""
+    if definition not in ("kumar", "cellpose"):
+        raise CellrtError(f"expected a definition out of kumar, cellpose, got {definition!r}; choose one")
+    overlaps = overlaps_of(truth, predicted)
+    rows, columns = overlaps.pairs.T
+    scores = overlaps.scores("iou")
+    if definition == "cellpose":
+        is_matched = overlaps.match(scores, 0.5)
+        return int(overlaps.counts[is_matched].sum()), overlaps.n_foreground
+    best_first = np.lexsort((columns, -scores, rows))
+    partners = best_first[np.diff(rows[best_first], prepend=-1) > 0]
+    is_alone = np.ones(len(overlaps.true_labels), bool)
+    is_alone[rows] = False
+    is_nobodys = np.ones(len(overlaps.predicted_labels), bool)
+    is_nobodys[columns[partners]] = False
+    covered = overlaps.unions()[partners].sum()
+    covered += overlaps.true_areas[is_alone].sum() + overlaps.predicted_areas[is_nobodys].sum()
+    return int(overlaps.counts[partners].sum()), int(covered)
+
+
+def _thresholds(threshold: float | Sequence[float]) -> tuple[tuple[float, ...], bool]:
+    """Thresholds as floats, and whether it was one and not a sequence."""
+    try:
+        values = np.asarray(threshold, np.float64)
+    except (TypeError, ValueError):
+        values = np.full(1, np.nan)
+    if values.ndim > 1 or values.size == 0 or not np.all((values > 0) & (values <= 1)):
+        raise CellrtError(f"expected thresholds above 0 and up to 1, got {threshold!r}; pass one or a sequence of them")
+    return tuple(values.reshape(-1).tolist()), values.ndim == 0
+
+
+def _paired(truths: Any, predictions: Any) -> list[tuple[ArrayLike, ArrayLike]]:
+    """Label images of two lists by their places."""
+    if not isinstance(predictions, list | tuple) or len(predictions) != len(truths):
+        got = f"{len(predictions)}" if isinstance(predictions, list | tuple) else type(predictions).__name__
+        raise CellrtError(f"expected a list of {len(truths)} predictions, got {got}; pass one for each truth")
+    return list(zip(truths, predictions, strict=True))
+
+
+def _matching(overlaps: Overlaps, threshold: float, criterion: Criterion) -> Matching:
+    """The scores of one image at one threshold."""
+    scores = overlaps.scores(criterion).astype(np.float32)
+    matches = overlaps.matches(scores.astype(np.float64), float(np.float32(threshold)))
+    tp, n_true, n_pred = len(matches), len(overlaps.true_labels), len(overlaps.predicted_labels)
+    rows, columns = overlaps.pairs[matches].T
+    return Matching(
+        criterion=criterion,
+        threshold=threshold,
+        fp=n_pred - tp,
+        tp=tp,
+        fn=n_true - tp,
+        n_true=n_true,
+        n_pred=n_pred,
+        **_rates(tp, n_pred - tp, n_true - tp, scores[matches].sum()),
+        matched_pairs=np.stack([overlaps.true_labels[rows], overlaps.predicted_labels[columns]], axis=1),
+        matched_scores=scores[matches],
+    )
+
+
+def _rates(tp: int, fp: int, fn: int, total: np.float32) -> dict[str, Any]:
+    """What follows from the counts and the sum of the matches' scores, in the precision of the original."""
+    return {
+        "precision": tp / (tp + fp) if tp else 0.0,
+        "recall": tp / (tp + fn) if tp else 0.0,
+        "accuracy": tp / (tp + fp + fn) if tp else 0.0,
+        "f1": 2 * tp / (2 * tp + fp + fn) if tp else 0.0,
+        "mean_true_score": float(total / np.float32(tp + fn)) if tp else 0.0,
+        "mean_matched_score": float(total) / tp if tp else 0.0,
+        "panoptic_quality": float(total) / (tp + fp / 2 + fn / 2) if tp else 0.0,
+    }
