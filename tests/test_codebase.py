@@ -31,7 +31,8 @@ ROOMS = [
     ["model"],
     ["star_model", "flow_model"],
     ["catalogue", "zoo"],
-    ["stream", "cli_arguments"],
+    ["stream", "cli_evaluate"],
+    ["cli_arguments"],
     ["cli"],
     ["__main__"],
 ]
