@@ -330,8 +330,8 @@ CELLRT_API int32_t cellrt_relabel(const int32_t *labels, int64_t n_pixels, int32
  * pairs             capacity * 2 int32: label in truth, label in predicted; ascending by the first, then the second
  * counts            capacity int64: pixels that have both labels
  *
- * O(pixels + pairs log pairs) time, expected over all label images (a hash table); scratch at most 128 bytes per pair
- * and thread, whatever the labels are. */
+ * O(pixels + pairs log pairs) time, as a hash table has it; scratch at most 128 bytes per pair and thread, however large
+ * the labels are. */
 CELLRT_API int32_t cellrt_label_overlaps(const int32_t *truth, const int32_t *predicted, int64_t n_pixels,
                                          int64_t capacity, int32_t n_threads, int64_t *n_pairs, int32_t *pairs,
                                          int64_t *counts);
@@ -343,7 +343,7 @@ CELLRT_API int32_t cellrt_label_overlaps(const int32_t *truth, const int32_t *pr
  * pairs       n_pairs * 2 int32: row in 0..n_rows - 1, column in 0..n_columns - 1; ascending by row, then column, each
  *             once. What is in no pair is not matched
  * scores      n_pairs doubles in [0, 1], else CELLRT_ERROR_DATA; they count as multiples of 2^-bits, so that sums are
- *             exact: bits is 52, or less if there are more than 2^9 - 2 rows and columns: 46 for 20,000, at least 29
+ *             exact: bits is 52 for up to 510 rows or columns, whichever are fewer; 46 for 20,000; at least 29
  * threshold   not NaN
  * max_steps   limit on the work; more gives CELLRT_ERROR_CAPACITY. Each look at a pair in the search for a row's partner
  *             counts one

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <mutex>
-#include <utility>
 #include <vector>
 
 #include "parallel.hpp"

@@ -32,8 +32,8 @@ public:
           row_prices_(size(n_rows)), column_prices_(size(n_columns)), pair_of_row_(size(n_rows), none),
           pair_of_column_(size(n_columns), none), searched_by_(size(n_columns), none), distances_(size(n_columns)),
           pair_to_(size(n_columns)) {
-        // All weights and their sums of three stay below 2^63.
-        int bits = 52;  // of a score: more than a double of [0.5, 1] has
+        // No weight, price or distance is above 2^61, so that sums of a few stay below 2^63.
+        int bits = 52;  // of a score: what a double below 1 has
         const auto most_matched = static_cast<double>(std::min(n_rows, n_columns));
         while (std::ldexp(most_matched + 2.0, bits) > std::ldexp(1.0, 61)) --bits;
         const std::int64_t bonus = (std::min(n_rows, n_columns) + std::int64_t{1}) << bits;

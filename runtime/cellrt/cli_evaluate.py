@@ -116,7 +116,7 @@ def check_outputs(outputs: Sequence[Path], inputs: Iterable[Path]) -> None:
     """Raise if a report would take the place of a label image, or of another report."""
     for output in outputs:
         clash = [path for path in inputs if output.exists() and path.samefile(output)]
-        if clash or [path.absolute() for path in outputs].count(output.absolute()) > 1:
+        if clash or [path.resolve() for path in outputs].count(output.resolve()) > 1:
             raise FileError(f"expected files of their own for the reports, got {output}; choose other names")
 
 

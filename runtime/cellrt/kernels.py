@@ -738,8 +738,8 @@ def match_pairs(
     status = _kernels.match_pairs(pairs, scores, n_rows, n_columns, threshold, max_steps, is_matched)
     if status == ERROR_CAPACITY:
         raise CapacityError(
-            f"expected a matching of {len(pairs)} pairs within {max_steps} steps, got no end: raise max_steps or leave "
-            "out pairs of low scores",
+            f"expected a matching of {len(pairs)} pairs within {max_steps} steps, got no end: raise the threshold or "
+            "max_steps, or leave out pairs of low scores",
             status,
         )
     if status == ERROR_ARGUMENT:

@@ -116,8 +116,8 @@ def matching(
     """Match predicted with true objects one to one and count, as StarDist 0.9.2's ``matching`` does.
 
     The matching is the one with the most pairs that reach the threshold; of those with as many, the one with the
-    largest sum of scores, pairs below the threshold included. Where several are as good, StarDist may report others,
-    with another mean score.
+    largest sum of scores, pairs below the threshold included. Where several are as good, to the rounding of single
+    precision, StarDist may report another, with another mean score; the counts are the same.
 
     Parameters
     ----------
@@ -200,7 +200,7 @@ def matching_dataset(
 def pool_scores(images: Sequence[Scores], *, by_image: bool) -> DatasetMatching:
     """The scores of several images at one threshold as those of a data set; see `matching_dataset`."""
     counts: dict[str, Any] = {name: sum(getattr(image, name) for image in images) for name in _COUNTS}
-    total = np.float32(0)
+    total = np.float32(0)  # in single precision, as upstream adds up
     for image in images:
         total += np.float32(image.mean_true_score) * np.float32(1 if by_image else image.n_true)
     if by_image:
