@@ -19,6 +19,7 @@ settings.load_profile("cellrt")
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "stardist"
 GOLDEN_CELLPOSE = ROOT / "tests" / "golden" / "cellpose"
+GOLDEN_METRICS = ROOT / "tests" / "golden" / "metrics"
 REFERENCE = ROOT.parent / "shared" / "reference" / "stardist"
 REFERENCE_CELLPOSE = ROOT.parent / "shared" / "reference" / "cellpose"
 DATA = ROOT.parent / "shared" / "data"

@@ -25,13 +25,14 @@ HEADER = CSRC / "include" / "cellrt.h"
 ROOMS = [
     ["errors"],
     ["manifest", "kernels", "tile", "readers", "safe_pickle"],
-    ["instances", "image", "resize", "session", "models", "seg_file"],
-    ["normalize", "normalize99", "stitch", "write", "selftest"],
+    ["instances", "image", "resize", "session", "models", "seg_file", "overlaps"],
+    ["normalize", "normalize99", "stitch", "write", "selftest", "metrics"],
     ["heads", "pool"],
     ["model"],
     ["star_model", "flow_model"],
     ["catalogue", "zoo"],
-    ["stream", "cli_arguments"],
+    ["stream", "cli_evaluate"],
+    ["cli_arguments"],
     ["cli"],
     ["__main__"],
 ]

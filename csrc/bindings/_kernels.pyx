@@ -254,3 +254,22 @@ def label_outlines_2d(const int32_t[:, ::1] labels, int32_t n_threads, int64_t[:
         status = c.cellrt_label_outlines_2d(&labels[0, 0], labels.shape[0], labels.shape[1], n_labels, capacity,
                                             n_threads, &offsets[0], &coords[0, 0])
     return status
+
+
+def label_overlaps(const int32_t[::1] truth, const int32_t[::1] predicted, int32_t n_threads, int32_t[:, ::1] pairs,
+                   int64_t[::1] counts):
+    cdef int32_t status
+    cdef int64_t n_pairs = 0
+    with nogil:
+        status = c.cellrt_label_overlaps(&truth[0], &predicted[0], truth.shape[0], counts.shape[0], n_threads, &n_pairs,
+                                         &pairs[0, 0], &counts[0])
+    return status, n_pairs
+
+
+def match_pairs(const int32_t[:, ::1] pairs, const double[::1] scores, int32_t n_rows, int32_t n_columns,
+                double threshold, int64_t max_steps, uint8_t[::1] is_matched):
+    cdef int32_t status
+    with nogil:
+        status = c.cellrt_match_pairs(&pairs[0, 0], &scores[0], scores.shape[0], n_rows, n_columns, threshold, max_steps,
+                                      &is_matched[0])
+    return status

@@ -88,3 +88,9 @@ cdef extern from "cellrt.h" nogil:
     int32_t cellrt_label_outlines_2d(
         const int32_t *labels, int64_t n_y, int64_t n_x, int32_t n_labels, int64_t capacity,
         int32_t n_threads, int64_t *offsets, float *coords)
+    int32_t cellrt_label_overlaps(
+        const int32_t *truth, const int32_t *predicted, int64_t n_pixels, int64_t capacity,
+        int32_t n_threads, int64_t *n_pairs, int32_t *pairs, int64_t *counts)
+    int32_t cellrt_match_pairs(
+        const int32_t *pairs, const double *scores, int64_t n_pairs, int32_t n_rows, int32_t n_columns,
+        double threshold, int64_t max_steps, uint8_t *is_matched)

@@ -1,8 +1,46 @@
-// Label images of any kind through everything that takes them: masks, diffusion, quality control, cleaning, outlines.
+// Label images of any kind through everything that takes them: masks, diffusion, quality control, cleaning, outlines,
+// overlaps and their matching.
 #include <cmath>
 
 #include "cellrt.h"
 #include "input.hpp"
+
+namespace {
+
+// Two label images -> their overlaps -> a matching of them, with the threshold somewhere among the scores.
+void match_labels(Input& input, const std::vector<std::int32_t>& truth, const std::vector<std::int32_t>& predicted,
+                  std::int32_t n_labels, std::int32_t n_threads) {
+    const auto n_pixels = static_cast<std::int64_t>(truth.size());
+    std::int64_t n_pairs = -1;
+    const std::int32_t counted = cellrt_label_overlaps(truth.data(), predicted.data(), n_pixels, 0, n_threads, &n_pairs,
+                                                       nullptr, nullptr);
+    expect(counted == (n_pixels > 0 ? CELLRT_ERROR_CAPACITY : CELLRT_OK) && n_pairs <= n_pixels);
+    const auto n = static_cast<std::size_t>(n_pairs);
+    std::vector<std::int32_t> pairs(2 * n);
+    std::vector<std::int64_t> counts(n);
+    expect(cellrt_label_overlaps(truth.data(), predicted.data(), n_pixels, n_pairs, n_threads, &n_pairs, pairs.data(),
+                                 counts.data()) == CELLRT_OK);
+    std::int64_t n_counted = 0;
+    for (const std::int64_t count : counts) n_counted += count;
+    expect(n_counted == n_pixels);
+
+    std::vector<double> scores(n);
+    for (double& score : scores) score = input.number(0, 1);
+    const double threshold = input.number(-1, 3);
+    std::vector<std::uint8_t> is_matched(n);
+    const std::int32_t status =
+        cellrt_match_pairs(pairs.data(), scores.data(), n_pairs, n_labels + 1, n_labels + 1, threshold,
+                           input.between(0, 5000), is_matched.data());
+    if (status != CELLRT_OK) return;
+    std::vector<int> of_row(static_cast<std::size_t>(n_labels) + 1), of_column(static_cast<std::size_t>(n_labels) + 1);
+    for (std::size_t i = 0; i < n; ++i) {
+        expect(is_matched[i] <= 1);
+        expect((of_row[static_cast<std::size_t>(pairs[2 * i])] += is_matched[i]) <= 1);
+        expect((of_column[static_cast<std::size_t>(pairs[2 * i + 1])] += is_matched[i]) <= 1);
+    }
+}
+
+}  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t size) {
     Input input(bytes, size);
@@ -57,5 +95,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t siz
     if (status == CELLRT_OK) {
         for (const std::int32_t label : masks) expect(label >= 0 && label <= n_masks);
     }
+
+    for (std::int32_t& label : cleaned) label = static_cast<std::int32_t>(input.between(0, n_labels));
+    match_labels(input, labels, cleaned, n_labels, n_threads);
     return 0;
 }

@@ -351,6 +351,41 @@ CELLRT_API int32_t cellrt_label_outlines_2d(const int32_t *labels, int64_t n_y, 
 CELLRT_API int32_t cellrt_relabel(const int32_t *labels, int64_t n_pixels, int32_t max_label, int32_t n_threads,
                                   int32_t *table, int32_t *relabelled, int32_t *n_labels);
 
+/* How two label images overlap: every pair of labels that have pixels in common, background (0) included, and how many
+ * pixels. The area of a label is the sum over its pairs.
+ *
+ * truth, predicted  n_pixels int32 each, none negative; images of any number of dimensions, compared pixel by pixel
+ * capacity          most pairs that fit in the outputs
+ * n_pairs           how many there are; written also with CELLRT_ERROR_CAPACITY, when the other outputs are untouched.
+ *                   A call with capacity 0 and NULL outputs therefore counts.
+ * pairs             capacity * 2 int32: label in truth, label in predicted; ascending by the first, then the second
+ * counts            capacity int64: pixels that have both labels
+ *
+ * O(pixels + pairs log pairs) time, as a hash table has it; scratch at most 128 bytes per pair and thread, however large
+ * the labels are. */
+CELLRT_API int32_t cellrt_label_overlaps(const int32_t *truth, const int32_t *predicted, int64_t n_pixels,
+                                         int64_t capacity, int32_t n_threads, int64_t *n_pairs, int32_t *pairs,
+                                         int64_t *counts);
+
+/* Match rows and columns one to one, such as true and predicted objects by their overlap: out of a list of pairs, the
+ * matching with the most pairs whose score reaches a threshold; of those with as many, the one with the largest sum of
+ * scores, pairs below the threshold included. Where several are as good, the same one every time.
+ *
+ * pairs       n_pairs * 2 int32: row in 0..n_rows - 1, column in 0..n_columns - 1; ascending by row, then column, each
+ *             once. What is in no pair is not matched
+ * scores      n_pairs doubles in [0, 1], else CELLRT_ERROR_DATA; they count as multiples of 2^-bits, so that sums are
+ *             exact: bits is 52 for up to 510 rows or columns, whichever are fewer; 46 for 20,000; at least 29
+ * threshold   not NaN
+ * max_steps   limit on the work; more gives CELLRT_ERROR_CAPACITY. Each look at a pair in the search for a row's partner
+ *             counts one
+ * is_matched  n_pairs uint8: 1 for the pairs of the matching, else 0
+ *
+ * A search takes O(pairs log pairs) of the connected component at most, and mostly ends among a row's neighbours; there is
+ * one per row, one after the other on the calling thread. Scratch: 8 bytes per pair, 24 per row, 40 per column, and 16 for
+ * each row and pair that a search reaches. */
+CELLRT_API int32_t cellrt_match_pairs(const int32_t *pairs, const double *scores, int64_t n_pairs, int32_t n_rows,
+                                      int32_t n_columns, double threshold, int64_t max_steps, uint8_t *is_matched);
+
 #ifdef __cplusplus
 }
 #endif

@@ -13,7 +13,9 @@
 #include "flow_masks_2d.hpp"
 #include "label_flows_2d.hpp"
 #include "label_outlines_2d.hpp"
+#include "label_overlaps.hpp"
 #include "label_regions_2d.hpp"
+#include "match_pairs.hpp"
 #include "normalize.hpp"
 #include "object_probability_2d.hpp"
 #include "paint_polygons_2d.hpp"
@@ -461,6 +463,40 @@ std::int32_t cellrt_label_outlines_2d(const std::int32_t* labels, std::int64_t n
         require(offsets != nullptr);
         require_array(coords, capacity);
         cellrt::label_outlines_2d(labels, n_y, n_x, n_labels, capacity, n_threads, offsets, coords);
+    });
+}
+
+std::int32_t cellrt_label_overlaps(const std::int32_t* truth, const std::int32_t* predicted, std::int64_t n_pixels,
+    std::int64_t capacity, std::int32_t n_threads, std::int64_t* n_pairs, std::int32_t* pairs, std::int64_t* counts) {
+    return status_of([&] {
+        require_range(n_pixels, 0, largest_count);
+        require_array(truth, n_pixels);
+        require_array(predicted, n_pixels);
+        require_range(capacity, 0, largest_count);
+        require_threads(n_threads);
+        require(n_pairs != nullptr);
+        require_array(pairs, capacity);
+        require_array(counts, capacity);
+        cellrt::label_overlaps(truth, predicted, n_pixels, capacity, n_threads, n_pairs, pairs, counts);
+    });
+}
+
+std::int32_t cellrt_match_pairs(const std::int32_t* pairs, const double* scores, std::int64_t n_pairs,
+    std::int32_t n_rows, std::int32_t n_columns, double threshold, std::int64_t max_steps, std::uint8_t* is_matched) {
+    return status_of([&] {
+        require_range(n_pairs, 0, largest_count);
+        require_array(pairs, n_pairs);
+        require_array(scores, n_pairs);
+        require(n_rows >= 0 && n_columns >= 0);
+        for (std::int64_t i = 0; i < n_pairs; ++i) {
+            const std::int32_t row = pairs[2 * i], column = pairs[2 * i + 1];
+            require(row >= 0 && row < n_rows && column >= 0 && column < n_columns);
+            require(i == 0 || pairs[2 * i - 2] < row || (pairs[2 * i - 2] == row && pairs[2 * i - 1] < column));
+        }
+        require(!std::isnan(threshold));
+        require(max_steps >= 0);
+        require_array(is_matched, n_pairs);
+        cellrt::match_pairs(pairs, scores, n_pairs, n_rows, n_columns, threshold, max_steps, is_matched);
     });
 }
 

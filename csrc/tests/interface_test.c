@@ -336,6 +336,44 @@ static void test_label_shapes(void) {
     CHECK(cellrt_label_outlines_2d(labels, 5, 5, 8, 32, 1, offsets, coords) == CELLRT_ERROR_ARGUMENT);
 }
 
+static void test_overlaps_and_matching(void) {
+    const int32_t truth[] = {0, 7, 7, 7, 0, 2147483647}, predicted[] = {5, 5, 5, 1, 1, 0};
+    const int32_t negative[] = {0, 7, 7, -7, 0, 2};
+    const int32_t expected[] = {0, 1, 0, 5, 7, 1, 7, 5, 2147483647, 0};
+    /* The best pair keeps two others that reach the threshold from being matched. */
+    const int32_t chain[] = {0, 0, 1, 0, 1, 1}, unsorted[] = {1, 0, 0, 0, 1, 1}, twice[] = {0, 0, 0, 0, 1, 1};
+    const double scores[] = {0.3, 0.9, 0.3}, wrong[] = {0.3, NAN, 0.3}, too_large[] = {0.3, 1.5, 0.3};
+    int32_t pairs[2 * 5];
+    int64_t counts[5], n = -1;
+    uint8_t is_matched[3];
+
+    CHECK(cellrt_label_overlaps(truth, predicted, 6, 0, 1, &n, NULL, NULL) == CELLRT_ERROR_CAPACITY);
+    CHECK(n == 5);
+    CHECK(cellrt_label_overlaps(truth, predicted, 6, 5, 2, &n, pairs, counts) == CELLRT_OK);
+    CHECK(n == 5 && memcmp(pairs, expected, sizeof expected) == 0);
+    CHECK(counts[0] == 1 && counts[1] == 1 && counts[2] == 1 && counts[3] == 2 && counts[4] == 1);
+    CHECK(cellrt_label_overlaps(negative, predicted, 6, 5, 1, &n, pairs, counts) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_label_overlaps(truth, negative, 6, 5, 1, &n, pairs, counts) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_label_overlaps(truth, NULL, 6, 5, 1, &n, pairs, counts) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_label_overlaps(truth, predicted, 6, 5, 1, &n, pairs, NULL) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_label_overlaps(truth, predicted, -1, 5, 1, &n, pairs, counts) == CELLRT_ERROR_ARGUMENT);
+
+    CHECK(cellrt_match_pairs(chain, scores, 3, 2, 2, 0.1, 100, is_matched) == CELLRT_OK);
+    CHECK(is_matched[0] == 1 && is_matched[1] == 0 && is_matched[2] == 1);
+    CHECK(cellrt_match_pairs(chain, scores, 3, 2, 2, 0.5, 100, is_matched) == CELLRT_OK);
+    CHECK(is_matched[0] == 0 && is_matched[1] == 1 && is_matched[2] == 0);
+    CHECK(cellrt_match_pairs(chain, scores, 3, 2, 2, 0.1, 2, is_matched) == CELLRT_ERROR_CAPACITY);
+    CHECK(cellrt_match_pairs(chain, wrong, 3, 2, 2, 0.1, 100, is_matched) == CELLRT_ERROR_DATA);
+    CHECK(cellrt_match_pairs(chain, too_large, 3, 2, 2, 0.1, 100, is_matched) == CELLRT_ERROR_DATA);
+    CHECK(cellrt_match_pairs(unsorted, scores, 3, 2, 2, 0.1, 100, is_matched) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_match_pairs(twice, scores, 3, 2, 2, 0.1, 100, is_matched) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_match_pairs(chain, scores, 3, 2, 1, 0.1, 100, is_matched) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_match_pairs(chain, scores, 3, 1, 2, 0.1, 100, is_matched) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_match_pairs(chain, scores, 3, 2, 2, NAN, 100, is_matched) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_match_pairs(chain, scores, 3, 2, 2, 0.1, -1, is_matched) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_match_pairs(chain, scores, 3, 2, 2, 0.1, 100, NULL) == CELLRT_ERROR_ARGUMENT);
+}
+
 int main(void) {
     test_status();
     test_percentiles();
@@ -348,5 +386,6 @@ int main(void) {
     test_resize();
     test_flows();
     test_label_shapes();
+    test_overlaps_and_matching();
     return n_failed == 0 ? 0 : 1;
 }

@@ -88,6 +88,19 @@ void test_stars() {
     fail_each_allocation([&] {
         return cellrt_relabel(labels.data(), side * side, n, n_threads, table.data(), labels.data(), &n_labels);
     });
+    std::vector<std::int32_t> shifted(labels.rbegin(), labels.rend()), pairs(2 * side * side);
+    std::vector<std::int64_t> counts(side * side);
+    std::int64_t n_pairs = -1;
+    fail_each_allocation([&] {
+        return cellrt_label_overlaps(labels.data(), shifted.data(), side * side, side * side, n_threads, &n_pairs,
+                                     pairs.data(), counts.data());
+    });
+    const std::vector<double> scores(counts.size(), 0.5);
+    std::vector<std::uint8_t> is_matched(counts.size());
+    fail_each_allocation([&] {
+        return cellrt_match_pairs(pairs.data(), scores.data(), n_pairs, n_labels + 1, n_labels + 1, 0.1, 1000000,
+                                  is_matched.data());
+    });
 }
 
 // 36 square cells of 10 x 10 pixels with flows to their middle, touching.

@@ -36,6 +36,10 @@ static void test_nothing(void) {
     CHECK(n_labels == 0);
     CHECK(cellrt_label_outlines_2d(NULL, 0, 0, 0, 0, 0, &offset, NULL) == CELLRT_OK);
     CHECK(offset == 0);
+    CHECK(cellrt_label_overlaps(NULL, NULL, 0, 0, 0, &n, NULL, NULL) == CELLRT_OK);
+    CHECK(n == 0);
+    CHECK(cellrt_match_pairs(NULL, NULL, 0, 0, 0, 0.5, 0, NULL) == CELLRT_OK);
+    CHECK(cellrt_match_pairs(NULL, NULL, 0, 7, 9, 0.5, 0, NULL) == CELLRT_OK);
 }
 
 static void test_one_pixel(void) {
@@ -230,6 +234,51 @@ static void test_flat_and_noisy_images(void) {
     free(noise);
 }
 
+/* As many pairs of labels as pixels, with the largest labels that there may be. */
+static void test_overlaps_all_different(void) {
+    enum { n_pixels = 600000 };
+    int32_t *const labels = malloc(n_pixels * sizeof *labels), *const pairs = malloc(2 * n_pixels * sizeof *pairs);
+    int64_t *const counts = malloc(n_pixels * sizeof *counts);
+    int64_t n = -1;
+    int i;
+
+    for (i = 0; i < n_pixels; ++i) labels[i] = INT32_MAX - (i * INT64_C(7919)) % n_pixels * 3001;
+    for (i = 1; i <= 3; ++i) {
+        CHECK(cellrt_label_overlaps(labels, labels, n_pixels, n_pixels - 1, i, &n, pairs, counts) ==
+              CELLRT_ERROR_CAPACITY);
+        CHECK(n == n_pixels);
+        CHECK(cellrt_label_overlaps(labels, labels, n_pixels, n_pixels, i, &n, pairs, counts) == CELLRT_OK);
+        CHECK(pairs[2 * n_pixels - 1] == INT32_MAX && counts[n_pixels - 1] == 1);
+    }
+    free(labels);
+    free(pairs);
+    free(counts);
+}
+
+/* A chain in which every new row wants the column that the row before it has: the work is the square of its length. */
+static void test_matching_of_a_chain(void) {
+    enum { n = 20000, n_short = 1000, n_pairs = 2 * n - 1 };
+    int32_t *const pairs = malloc(2 * n_pairs * sizeof *pairs);
+    double *const scores = malloc(n_pairs * sizeof *scores);
+    uint8_t *const is_matched = malloc(n_pairs * sizeof *is_matched);
+    int i, n_matched = 0;
+
+    /* Row 0 has one column, the last; row i column n - 1 - i or, better, the one after that. */
+    for (i = 0; i < n_pairs; ++i) {
+        const int row = (i + 1) / 2, is_better = i % 2 == 0 && i > 0;
+        pairs[2 * i] = row;
+        pairs[2 * i + 1] = n - 1 - row + is_better;
+        scores[i] = 0.9 - 0.7 * row / n + (is_better ? 1e-5 : 0.0);
+    }
+    CHECK(cellrt_match_pairs(pairs, scores, 2 * n_short - 1, n, n, 0.1, 2 * n_short * n_short, is_matched) == CELLRT_OK);
+    for (i = 0; i < 2 * n_short - 1; ++i) n_matched += is_matched[i];
+    CHECK(n_matched == n_short && is_matched[0] == 1);
+    CHECK(cellrt_match_pairs(pairs, scores, n_pairs, n, n, 0.1, 1000000, is_matched) == CELLRT_ERROR_CAPACITY);
+    free(pairs);
+    free(scores);
+    free(is_matched);
+}
+
 int main(void) {
     test_nothing();
     test_one_pixel();
@@ -239,5 +288,7 @@ int main(void) {
     test_crowd_with_an_outlier();
     test_huge_polygon();
     test_flat_and_noisy_images();
+    test_overlaps_all_different();
+    test_matching_of_a_chain();
     return n_failed == 0 ? 0 : 1;
 }

@@ -17,6 +17,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import cellrt.metrics as metrics
     import cellrt.zoo as zoo
     from cellrt.catalogue import bundled_models, load
     from cellrt.errors import (
@@ -58,6 +59,7 @@ __all__ = [
     "StarModel",
     "bundled_models",
     "load",
+    "metrics",
     "read_seg",
     "zoo",
 ]
@@ -74,6 +76,7 @@ _ROOMS = {
     "StarModel": "star_model",
     "bundled_models": "catalogue",
     "load": "catalogue",
+    "metrics": "metrics",
     "read_seg": "seg_file",
     "zoo": "zoo",
 }

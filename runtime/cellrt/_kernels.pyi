@@ -146,3 +146,19 @@ def clean_labels_2d(
 def label_outlines_2d(
     labels: NDArray[np.int32], n_threads: int, offsets: NDArray[np.int64], coords: NDArray[np.float32]
 ) -> int: ...
+def label_overlaps(
+    truth: NDArray[np.int32],
+    predicted: NDArray[np.int32],
+    n_threads: int,
+    pairs: NDArray[np.int32],
+    counts: NDArray[np.int64],
+) -> tuple[int, int]: ...
+def match_pairs(
+    pairs: NDArray[np.int32],
+    scores: NDArray[np.float64],
+    n_rows: int,
+    n_columns: int,
+    threshold: float,
+    max_steps: int,
+    is_matched: NDArray[np.uint8],
+) -> int: ...

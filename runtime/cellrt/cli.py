@@ -1,4 +1,4 @@
-"""The command line: `cellrt segment | info | selftest | export`.
+"""The command line: `cellrt segment | evaluate | info | selftest | export`.
 
 Exit codes: 0 all well; 1 something failed, said on stderr; 2 the command itself is wrong; 130 and 143 stopped by Ctrl-C
 and SIGTERM. An expected error is one line on stderr, never a traceback. Results go to stdout, progress and errors to
@@ -23,7 +23,7 @@ from typing import Any, TextIO
 
 from numpy.typing import NDArray
 
-from cellrt import cli_arguments, readers, write
+from cellrt import cli_arguments, cli_evaluate, readers, write
 from cellrt.catalogue import load
 from cellrt.errors import CellrtError, FileError
 from cellrt.flow_model import FlowModel
@@ -69,7 +69,8 @@ def _run(argv: list[str]) -> int:
         if argv[:1] == ["export"]:
             return _export(argv[1:])
         arguments = cli_arguments.parse(argv)
-        return {"segment": _segment, "info": _info, "selftest": _selftest}[arguments.command](arguments)
+        commands = {"segment": _segment, "evaluate": _evaluate, "info": _info, "selftest": _selftest}
+        return commands[arguments.command](arguments)
     finally:
         print(end="", flush=True)  # here a disk that is full can still be said; at exit Python would, in its own way
 
@@ -266,6 +267,24 @@ def _segment_flow(
         source=path,
     )
     return cells, f"diameter {maps.diameter:.1f}  " if arguments.diameter is None else ""
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    """Compare predicted with true labels; what cannot be compared is listed at the end."""
+    predicted, truth = cli_evaluate.find(arguments.pred), cli_evaluate.find(arguments.truth)
+    outputs = [path for path in (arguments.json, arguments.csv) if path is not None]
+    cli_evaluate.check_outputs(outputs, [*predicted, *truth])
+    evaluation = cli_evaluate.evaluate(predicted, truth, arguments.threshold)
+    if evaluation.rows:
+        cli_evaluate.save(evaluation, arguments.json, arguments.csv)
+        for line in cli_evaluate.table(evaluation):
+            print(line)
+    for problem in evaluation.problems:
+        _complain(problem)
+    if evaluation.problems:
+        n_images = len(evaluation.rows) + len(evaluation.problems)
+        _complain(f"{len(evaluation.problems)} of {n_images} images were not compared")
+    return FAILED if evaluation.problems else OK
 
 
 def _info(arguments: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -10,6 +11,7 @@ from typing import Literal
 import cellrt
 from cellrt import write
 from cellrt.catalogue import bundled_models
+from cellrt.cli_evaluate import THRESHOLDS
 from cellrt.errors import CellrtError
 from cellrt.heads.flow import MAX_STEPS
 
@@ -144,6 +146,30 @@ def _parser() -> argparse.ArgumentParser:
     flow.add_argument("--invert", action="store_const", const=True, help="cells are dark on a bright ground")
     _add_session(segment)
 
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="compare predicted labels with true ones",
+        description="Compare predicted labels with true ones: average precision (true positives over all objects of "
+        "either), F1 and panoptic quality as StarDist counts them, the aggregated Jaccard index of Kumar et al., for "
+        "each image and for the objects of all images together.",
+        epilog="Files belong together by their names, without extension and without _labels, _cp_masks, _masks or "
+        "_seg: cell_labels.tif and cell.png. Label images are TIFF, PNG, .npy, or Cellpose's _seg.npy. Images without "
+        "a partner or of another shape are listed at the end and the others are compared.",
+    )
+    for side, of in (("--pred", "predicted"), ("--truth", "true")):
+        evaluate.add_argument(
+            side, nargs="+", required=True, metavar="FILE", help=f"{of} labels: files, folders of them, or globs"
+        )
+    evaluate.add_argument(
+        "--threshold",
+        type=_overlaps,
+        default=THRESHOLDS,
+        metavar="IOU[,IOU]",
+        help="least intersections over union of a match, for the average precision (default: 0.5,0.55,...,0.9)",
+    )
+    evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the figures here, for programs")
+    evaluate.add_argument("--csv", type=Path, metavar="FILE", help="write a row for each image here")
+
     info = commands.add_parser("info", help="show what a model file says about itself")
     info.add_argument("model", metavar="MODEL", help=model_help)
     info.add_argument("--json", action="store_true", help="print the manifest as JSON")
@@ -191,6 +217,12 @@ def _number(text: str, want: str, low: float, high: float) -> float:
 def _fraction(text: str) -> float:
     """A threshold."""
     return _number(text, "a number from 0 to 1", 0, 1)
+
+
+def _overlaps(text: str) -> tuple[float, ...]:
+    """--threshold of `evaluate`."""
+    want = "numbers above 0 and up to 1, such as 0.5,0.75"
+    return tuple(_number(part, want, math.ulp(0), 1) for part in text.split(","))
 
 
 def _positive(text: str) -> float:

@@ -48,7 +48,9 @@ __all__ = [
     "flow_masks_2d",
     "label_flows_2d",
     "label_outlines_2d",
+    "label_overlaps",
     "label_regions_2d",
+    "match_pairs",
     "normalize",
     "object_probability_2d",
     "paint_polygons_2d",
@@ -725,6 +727,91 @@ def label_outlines_2d(
         status = _kernels.label_outlines_2d(labels, _threads(threads), offsets, coords)
     _check_labels_status(status, "label_outlines_2d", labels, n_labels)
     return coords[: offsets[-1]].copy(), offsets
+
+
+def label_overlaps(
+    truth: NDArray[np.int32], predicted: NDArray[np.int32], *, threads: int
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Every pair of labels that have pixels in common in two label images, background included.
+
+    Parameters
+    ----------
+    truth, predicted : int32, the same shape
+        Contiguous, none negative.
+    threads : int
+        0 uses every usable core.
+
+    Returns
+    -------
+    pairs : int32 (n, 2)
+        Label in `truth`, label in `predicted`; ascending by the first, then the second.
+    counts : int64 (n,)
+        Pixels that have both. The area of a label is the sum over its pairs.
+    """
+    _check_array("truth", truth, np.int32, None)
+    _check_array("predicted", predicted, np.int32, truth.shape)
+    flat = truth.reshape(-1), predicted.reshape(-1), _threads(threads)
+    # Room for the pairs of most images: counting them first would take twice as long.
+    room = min(truth.size, 1 << 16)
+    pairs, counts = np.empty((room, 2), np.int32), np.empty(room, np.int64)
+    status, n = _kernels.label_overlaps(*flat, pairs, counts)
+    if status == ERROR_CAPACITY:
+        pairs, counts = np.empty((n, 2), np.int32), np.empty(n, np.int64)
+        status, n = _kernels.label_overlaps(*flat, pairs, counts)
+    if status == ERROR_ARGUMENT and truth.size:
+        least = min(truth.min(), predicted.min())
+        raise KernelError(f"expected labels that are not negative, got {least}", status)
+    _check_status(status, "label_overlaps", "labels")
+    return pairs[:n].copy(), counts[:n].copy()
+
+
+def match_pairs(
+    pairs: NDArray[np.int32],
+    scores: NDArray[np.float64],
+    *,
+    n_rows: int,
+    n_columns: int,
+    threshold: float,
+    max_steps: int,
+) -> NDArray[np.bool_]:
+    """Match rows and columns one to one: the most pairs that reach a threshold, then the largest sum of all scores.
+
+    Parameters
+    ----------
+    pairs : int32 (n, 2)
+        Row and column; ascending by row, then column, each pair once.
+    scores : float64 (n,)
+        In [0, 1]. Those below the threshold count in the sum only.
+    n_rows, n_columns : int
+    threshold : float
+    max_steps : int
+        Limit on the work; more gives a `CapacityError`. A step is one look at a pair.
+
+    Returns
+    -------
+    bool (n,)
+        Which pairs are in the matching.
+    """
+    _check_array("pairs", pairs, np.int32, (-1, 2))
+    _check_array("scores", scores, np.float64, (len(pairs),))
+    n_rows = _whole_number("n_rows", n_rows, 0, _MAX_INT32)
+    n_columns = _whole_number("n_columns", n_columns, 0, _MAX_INT32)
+    max_steps = _whole_number("max_steps", max_steps, 0, _MAX_INT64)
+    is_matched = np.empty(len(pairs), np.uint8)
+    status = _kernels.match_pairs(pairs, scores, n_rows, n_columns, threshold, max_steps, is_matched)
+    if status == ERROR_CAPACITY:
+        raise CapacityError(
+            f"expected a matching of {len(pairs)} pairs within {max_steps} steps, got no end: raise the threshold or "
+            "max_steps, or leave out pairs of low scores",
+            status,
+        )
+    if status == ERROR_ARGUMENT:
+        raise KernelError(
+            f"expected pairs ascending inside {n_rows} rows and {n_columns} columns, and a threshold, got others",
+            status,
+        )
+    _check_status(status, "match_pairs", "scores from 0 to 1, got others")
+    return is_matched.view(np.bool_)
 
 
 def _check_array(name: str, array: NDArray[Any], dtype: DTypeLike, shape: tuple[int, ...] | None) -> None:

@@ -99,13 +99,15 @@ def read(path: str | Path, axes: str | None = None) -> tuple[NDArray[Any], str |
         ) from error
 
 
-def find_images(arguments: Iterable[str | Path], is_output: Callable[[Path], bool]) -> list[Path]:
+def find_images(
+    arguments: Iterable[str | Path], is_output: Callable[[Path], bool], *, with_masks: bool = False
+) -> list[Path]:
     """Image files that files, folders and patterns stand for, in the order of the arguments.
 
     A file is taken as it is. A folder stands for the files in it (not in its subfolders) that end in one of
     `EXTENSIONS`, sorted by name, without hidden ones, without those that cellrt wrote, which `is_output` knows, and
-    without .npy files of Python objects, as Cellpose saves masks. A pattern (``plate/**/*.tif``) stands for the files
-    of this kind that match. A file that occurs twice is taken once.
+    without .npy files of Python objects; those that Cellpose saves masks in are taken if `with_masks`. A pattern
+    (``plate/**/*.tif``) stands for the files of this kind that match. A file that occurs twice is taken once.
 
     Raises
     ------
@@ -116,13 +118,13 @@ def find_images(arguments: Iterable[str | Path], is_output: Callable[[Path], boo
     for argument in arguments:
         path = Path(argument)
         if os.path.isdir(argument):  # not of the path, which makes a folder of an empty argument
-            images = _only_images(_files_of(path), is_output)
+            images = _only_images(_files_of(path), is_output, with_masks)
             advice = f"in {path}; name a subfolder, or a pattern such as 'folder/**/*.tif'"
         elif os.path.exists(argument):  # before patterns: a file may be called image[1].tif
             images, advice = [path], ""
         elif glob.has_magic(str(argument)):
             matches = map(Path, sorted(glob.glob(str(argument), recursive=True)))
-            images = _only_images((match for match in matches if match.is_file()), is_output)
+            images = _only_images((match for match in matches if match.is_file()), is_output, with_masks)
             advice = f"for the pattern {str(argument)!r}; check it, and end it with /* to mean the files of folders"
         else:
             raise FileError(f"expected an image file, a folder or a pattern, got {argument}: no such file; check it")
@@ -149,7 +151,7 @@ def unique_stems(paths: Iterable[Path]) -> list[Path]:
     """
     files = [Path(os.path.abspath(path)) for path in paths]
     common = Path(os.path.commonpath([file.parent for file in files])) if files else Path()
-    plain = [_stem(file) for file in files]
+    plain = [stem_of(file) for file in files]
     typed = [f"{stem}_{file.suffix[1:].lower()}" for stem, file in zip(plain, files, strict=True)]
     folders = [file.parent.relative_to(common) for file in files]
     ladder = [
@@ -195,7 +197,7 @@ def _reason(error: BaseException) -> str:
     return f"{error}" or type(error).__name__
 
 
-def _stem(path: Path) -> str:
+def stem_of(path: Path) -> str:
     """Name without extension; of cell.ome.tif without both."""
     return path.stem[:-4] if path.stem.lower().endswith(".ome") else path.stem
 
@@ -208,10 +210,11 @@ def _files_of(folder: Path) -> list[Path]:
         raise FileError(f"expected a folder, got {folder}: {_reason(error)}; check its permissions") from error
 
 
-def _only_images(paths: Iterable[Path], is_output: Callable[[Path], bool]) -> list[Path]:
+def _only_images(paths: Iterable[Path], is_output: Callable[[Path], bool], with_masks: bool) -> list[Path]:
     """Those whose name ends as an image's, without cellrt's own outputs and masks that Cellpose's program saved."""
     named = (path for path in paths if path.name.lower().endswith(EXTENSIONS))
-    return [path for path in named if not is_output(path) and not _holds_objects(path)]
+    wanted = (path for path in named if (with_masks and path.name.endswith("_seg.npy")) or not _holds_objects(path))
+    return [path for path in wanted if not is_output(path)]
 
 
 def _holds_objects(path: Path) -> bool:

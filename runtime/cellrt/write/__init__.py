@@ -35,7 +35,7 @@ from cellrt.write.overlay import draw
 from cellrt.write.polygons import GEOJSON_MARK, ROIS_MARK, write_geojson, write_rois
 from cellrt.write.seg import SEG_MARK, write_seg
 
-__all__ = ["FORMATS", "Format", "check", "is_output", "paths_of", "set_aside", "sweep", "write"]
+__all__ = ["FORMATS", "Format", "check", "is_output", "paths_of", "replacing", "set_aside", "sweep", "write"]
 
 _LIMIT = 10_000_000  # pixels: larger coordinates are no image's, and products of two of them would not be exact
 _TABLE = ["id", "class", "score", "y", "x", "area", "y_begin", "x_begin", "y_end", "x_end"]
@@ -126,7 +126,7 @@ def write(
         raise CellrtError("expected an image to draw the overlay on, got none; pass image=, or leave out 'overlay'")
     result = _result(instances, image, class_names, maps, channels, diameter, source)
     paths = paths_of(stem, names)
-    with _replacing(paths) as files:
+    with replacing(paths) as files:
         for name, file in zip(names, files, strict=True):
             FORMATS[name].write(result, file)
     return paths
@@ -218,7 +218,7 @@ def _result(
 
 
 @contextlib.contextmanager
-def _replacing(paths: Sequence[Path]) -> Iterator[list[BinaryIO]]:
+def replacing(paths: Sequence[Path]) -> Iterator[list[BinaryIO]]:
     """Open a temporary file beside each path; at the end rename them all. After an error everything is as it was."""
     current = paths[0] if paths else Path()
     temporary: list[Path] = []
