@@ -78,7 +78,6 @@ def test_one_bad_image_does_not_stop_the_others(image, tmp_path, capsys):
     "arguments",
     [
         ["segment"],
-        ["segment", "x.tif", "-o", "out"],
         ["segment", "x.tif", "-o", "out", "-m", "nuclei", "--prob-thresh", "2"],
         ["segment", "x.tif", "-o", "out", "-m", "nuclei", "--nms-thresh", "nan"],
         ["segment", "x.tif", "-o", "out", "-m", "nuclei", "--save", "labels,hologram"],

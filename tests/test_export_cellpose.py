@@ -33,7 +33,7 @@ from cellrt.errors import CellrtError, FileError, ModelError  # noqa: E402
 from cellrt.manifest import Manifest, Normalize99Spec  # noqa: E402
 from cellrt.session import Session  # noqa: E402
 from cellrt_export import cellpose, commands, cpnet_graph, size_model, torch_weights  # noqa: E402
-from cellrt_export.nets import CPNet  # noqa: E402
+from cellrt_export.cpnet import CPNet  # noqa: E402
 from cellrt_export.verify import verify  # noqa: E402
 
 GOLDEN = Path(__file__).parent / "golden" / "cellpose"

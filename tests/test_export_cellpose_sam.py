@@ -145,7 +145,8 @@ def test_maps_are_those_of_cellpose_4(tmp_path: Path) -> None:
     assert summary.manifest.head.tile == 256
 
     arrays = {name: value.numpy() for name, value in torch.load(path).items()}
-    half = sam_graph.build(arrays, sam_graph.read_sizes({name: a.shape for name, a in arrays.items()}), half=True)
+    graph = sam_graph.build(arrays, sam_graph.read_sizes({name: a.shape for name, a in arrays.items()}))
+    half = onnxfile.in_precision(graph, "fp16")
     model = onnxfile.assemble(half, n_channels=3, n_maps=3, grid=(1, 1), version="test", side=256)
     difference = np.abs(Session(model).run(recorded["x"][:1])["maps"] - recorded["y"][:1])
     assert difference.max() < 4e-3  # where the maps have a deviation of 0.6

@@ -1,8 +1,9 @@
-"""The training package: targets against slow twins, StarDist folders, reproducible and resumable runs."""
+"""The training package: targets, samples, reproducible and resumable runs, fine-tuning, the command line."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,25 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("h5py")
 pytest.importorskip("skimage")
 
-from cellrt_export import nets  # noqa: E402
-from cellrt_export.training import data, evaluate, loop  # noqa: E402
-from cellrt_export.training.augment import random_patch  # noqa: E402
+import cellrt  # noqa: E402
+from cellrt_export.cpnet import CPNet  # noqa: E402
+from cellrt_export.star_net import StarNet2D  # noqa: E402
+from cellrt_export.training import commands, data, flow, loop, run, star, synthetic  # noqa: E402
+from cellrt_export.training.augment import Augmentation, random_patch  # noqa: E402
+from cellrt_export.training.sampling import Sampler  # noqa: E402
 from cellrt_export.training.targets import edt_probability, star_distances  # noqa: E402
 
-GOLDEN = Path(__file__).parent / "golden" / "stardist"
-TINY = nets.StarConfig2D(n_rays=8, unet_n_depth=1, unet_n_filter_base=4, net_conv_after_unet=8)
+FLUORESCENCE = Augmentation(kind="fluorescence")
+STAR = star.StarKind(
+    n_rays=8, depth=1, n_filters=4, n_features=8, batch_size=2, patch_size=32, augmentation=FLUORESCENCE
+)
+FLOW = flow.FlowKind(
+    widths=(4, 8),
+    diameter=12.0,
+    batch_size=2,
+    patch_size=32,
+    augmentation=Augmentation(kind="contrast", to_diameter=12.0),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -44,8 +57,22 @@ def discs(rng: np.random.Generator, shape: tuple[int, int], count: int) -> np.nd
 def sample(seed: int, shape: tuple[int, int] = (64, 72), cluster: int = 0) -> data.Sample:
     rng = np.random.default_rng(seed)
     labels = discs(rng, shape, 12)
-    image = ((labels > 0) + rng.normal(0, 0.1, shape)).astype(np.float32)
-    return data.Sample(name=f"set/{seed}", image=image, labels=labels, cluster=cluster)
+    pixels = ((labels > 0) + rng.normal(0, 0.1, shape)).astype(np.float32)[None]
+    return data.Sample(f"set/{seed}", pixels, labels, lambda pixels: pixels, cluster)
+
+
+def write_set(folder: Path, n: int, *, seed: int = 0, shape: tuple[int, int] = (64, 72)) -> tuple[Path, Path]:
+    """Images and masks of discs as a user has them; gives both folders."""
+    tifffile = pytest.importorskip("tifffile")
+    images, masks = folder / "images", folder / "masks"
+    for path in (images, masks):
+        path.mkdir(parents=True)
+    for k in range(n):
+        one = sample(100 * seed + k, shape)
+        pixels = (1000 * np.clip(one.pixels[0], 0, None)).astype(np.uint16)
+        tifffile.imwrite(images / f"{k}.tif", pixels)
+        tifffile.imwrite(masks / f"{k}.tif", one.labels.astype(np.uint16))
+    return images, masks
 
 
 # targets
@@ -77,79 +104,38 @@ def test_targets_of_one_object_and_of_none():
 # augmentation
 
 
-def test_patches_keep_ids_and_alignment():
+@pytest.mark.parametrize("kind", ["fluorescence", "contrast", "stain"])
+def test_patches_keep_ids_and_alignment(kind):
     source = sample(4)
-    bright = [[], []]  # intensity outside and inside of objects
+    if kind == "stain":  # dark objects, three channels
+        pixels = np.repeat(np.clip(230 - 150 * source.pixels, 0, 255), 3, 0).astype(np.uint8)
+        source = replace(source, pixels=pixels, normalise=lambda pixels: pixels / np.float32(255))
+    contrast = []  # of objects against the ground
     for seed in range(12):
-        patch, labels = random_patch(np.random.default_rng(seed), source.image, source.labels, size=48, diameter=9)
-        again, _ = random_patch(np.random.default_rng(seed), source.image, source.labels, size=48, diameter=9)
+        patch, labels = random_patch(np.random.default_rng(seed), source, Augmentation(kind=kind), size=48)
+        again, _ = random_patch(np.random.default_rng(seed), source, Augmentation(kind=kind), size=48)
         assert patch.dtype == np.float32
-        assert patch.shape == labels.shape == (48, 48)
+        assert labels.dtype == np.int32
+        assert patch.shape == (len(source.pixels), 48, 48)
         assert np.array_equal(patch, again)
+        assert np.isfinite(patch).all()
         assert set(np.unique(labels)) <= set(np.unique(source.labels))
-        for inside in (0, 1):
-            bright[inside].append(patch[(labels > 0) == inside].mean())
-    assert np.all(np.greater(bright[1], bright[0]))
+        contrast.append(patch[:, labels > 0].mean() - patch[:, labels == 0].mean())
+    assert np.all(np.array(contrast) * (-1 if kind == "stain" else 1) > 0)
 
 
-# networks and StarDist folders
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "cells",
-        "cells_grid1",
-        "channels2",
-        "depth0",
-        "depth1",
-        "depth3_grid2",
-        "rays11",
-        "old_nested",
-        "old_config",
-    ],
-)
-def test_network_answers_as_stardist(name):
-    case, folder = GOLDEN / "networks" / f"{name}.npz", GOLDEN / "models" / name
-    config = nets.StarConfig2D.from_dict(json.loads((folder / "config.json").read_text()))
-    net = nets.StarNet2D(config).eval()
-    (weights,) = folder.glob("*.h5")
-    nets.load_keras_h5(net, weights)
-    with np.load(case) as golden:
-        image = golden["image"].reshape(*golden["image"].shape[:2], -1).transpose(2, 0, 1)
-        padding = [(0, -size % multiple) for size, multiple in zip(image.shape[1:], net.config.multiple, strict=True)]
-        padded = np.pad(image, [(0, 0), *padding], mode="reflect")
-        with torch.no_grad():
-            maps = net(torch.from_numpy(padded)[None])[0].numpy()
-        np.testing.assert_allclose(maps[0], golden["net_prob"], atol=1e-5)
-        np.testing.assert_allclose(maps[1:].transpose(1, 2, 0), golden["net_dist"], atol=1e-3)
-
-
-def test_folder_round_trip(tmp_path):
-    torch.manual_seed(0)
-    net = nets.StarNet2D(TINY).eval()
-    nets.save_keras_folder(net, tmp_path, thresholds={"prob": 0.5, "nms": 0.4}, training={"train_batch_size": 8})
-    again = nets.load_keras_folder(tmp_path)
-    assert again.config == TINY
-    image = torch.rand(1, 1, 16, 24)
-    assert torch.equal(net(image), again(image))
-    config = json.loads((tmp_path / "config.json").read_text())
-    assert (config["n_channel_out"], config["train_batch_size"], config["grid"]) == (9, 8, [2, 2])
-    assert json.loads((tmp_path / "thresholds.json").read_text()) == {"prob": 0.5, "nms": 0.4}
-
-
-def test_foreign_configurations_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="expected unet_batch_norm = False, got True"):
-        nets.StarConfig2D.from_dict({"unet_batch_norm": True})
-    with pytest.raises(ValueError, match="expected a grid of powers of 2"):
-        nets.StarNet2D(nets.StarConfig2D(grid=(3, 1)))
-    nets.save_keras_h5(nets.StarNet2D(TINY), tmp_path / "weights.h5")
-    wider = nets.StarConfig2D(n_rays=8, unet_n_depth=1, unet_n_filter_base=5, net_conv_after_unet=8)
-    with pytest.raises(ValueError, match="another configuration"):
-        nets.load_keras_h5(nets.StarNet2D(wider), tmp_path / "weights.h5")
-    deeper = nets.StarConfig2D(n_rays=8, unet_n_depth=2, unet_n_filter_base=4, net_conv_after_unet=8)
-    with pytest.raises(ValueError, match="layers with weights, got"):
-        nets.load_keras_h5(nets.StarNet2D(deeper), tmp_path / "weights.h5")
+def test_patches_are_scaled_to_a_diameter():
+    labels = np.zeros((200, 200), np.int32)
+    y, x = np.indices(labels.shape)
+    for k, (cy, cx) in enumerate([(60, 60), (60, 140), (140, 60), (140, 140)], start=1):
+        labels[(y - cy) ** 2 + (x - cx) ** 2 <= 20**2] = k
+    source = data.Sample("set/0", (labels > 0)[None].astype(np.float32), labels, lambda pixels: pixels)
+    assert source.diameter == pytest.approx(40, rel=0.02)
+    spec = Augmentation(kind="contrast", to_diameter=10.0, zoom=(1.0, 1.0))
+    for seed in range(5):
+        _, cut = random_patch(np.random.default_rng(seed), source, spec, size=40)
+        whole = [np.count_nonzero(cut == k) for k in range(1, 5)]
+        assert np.sqrt(4 / np.pi * max(whole)) == pytest.approx(10, rel=0.25)
 
 
 # data and evaluation
@@ -168,53 +154,197 @@ def test_neighbouring_crops_share_a_cluster_and_a_side_of_the_split():
     assert not {s.cluster for s in training} & {s.cluster for s in validation}
 
 
+def test_masks_are_found_by_name_and_corrected_ones_come_first(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    labels = discs(np.random.default_rng(0), (40, 50), 5)
+    for name in ("plain", "labelled", "corrected", "alone"):
+        tifffile.imwrite(tmp_path / f"{name}.tif", labels.astype(np.uint16))
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    tifffile.imwrite(masks / "plain.tif", labels)
+    for name in ("labelled_labels", "corrected_labels"):
+        tifffile.imwrite(masks / f"{name}.tif", labels)
+    seg = {"masks": (labels * (labels != 2)).astype(np.uint16), "outlines": labels, "filename": "corrected.tif"}
+    np.save(tmp_path / "corrected_seg.npy", seg, allow_pickle=True)
+    samples = data.read_set(tmp_path, masks, n_channels=1, normalise=STAR.normalise)
+    found = {s.name.split("/")[1]: s.labels for s in samples}
+    assert sorted(found) == ["corrected", "labelled", "plain"]
+    assert np.array_equal(found["plain"], labels)
+    assert not (found["corrected"] == 2).any()
+
+
+def test_unusable_sets_are_refused(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    with pytest.raises(ValueError, match="expected a folder"):
+        data.read_set(tmp_path / "no", tmp_path, n_channels=1, normalise=STAR.normalise)
+    with pytest.raises(ValueError, match=r"expected masks in .* they are found by name"):
+        data.read_set(tmp_path, tmp_path, n_channels=1, normalise=STAR.normalise)
+    images, masks = write_set(tmp_path / "set", 1)
+    tifffile.imwrite(masks / "0.tif", np.zeros((9, 9), np.uint16))
+    with pytest.raises(ValueError, match=r"expected masks of \(64, 72\) pixels in .*, got \(9, 9\)"):
+        data.read_set(images, masks, n_channels=1, normalise=STAR.normalise)
+    tifffile.imwrite(masks / "0.tif", np.zeros((64, 72), np.float32))
+    with pytest.raises(ValueError, match="expected labels"):
+        data.read_set(images, masks, n_channels=1, normalise=STAR.normalise)
+
+
+@pytest.mark.parametrize("draw", [synthetic.nuclei, synthetic.cells])
+def test_drawn_images_are_the_same_for_a_seed_and_their_objects_are_whole(draw):
+    samples, again = (draw(3, 6, lambda pixels: pixels) for _ in range(2))
+    for one, other in zip(samples, again, strict=True):
+        assert np.array_equal(one.pixels, other.pixels)
+        assert np.array_equal(one.labels, other.labels)
+        areas = np.bincount(one.labels.ravel())[1:]
+        assert (areas >= 12).all()  # numbered without gaps
+    assert len({s.labels.max() for s in samples}) > 1
+
+
+def test_sets_and_clusters_are_drawn_by_their_weights():
+    sets = [[sample(k, cluster=int(k > 0)) for k in range(5)], [sample(9)]]
+    sampler = Sampler(sets, [3, 1])
+    rng = np.random.default_rng(0)
+    names = [sampler.draw(rng).name for _ in range(4000)]
+    share = {name: names.count(name) / len(names) for name in set(names)}
+    assert share["set/9"] == pytest.approx(0.25, abs=0.03)
+    assert share["set/0"] == pytest.approx(0.75 / 3, abs=0.03)  # alone, against the root of 4
+    assert share["set/1"] == pytest.approx(0.75 / 6, abs=0.03)
+
+
 def test_perfect_maps_score_one():
     labels = np.zeros((80, 96), np.int32)
     y, x = np.indices(labels.shape)
     for label, (cy, cx) in enumerate([(20, 20), (20, 42), (55, 60)], start=1):
         labels[(y - cy) ** 2 + (x - cx) ** 2 <= 100] = label
-    maps = np.concatenate([edt_probability(labels, grid=(2, 2))[None], star_distances(labels, n_rays=32, grid=(2, 2))])
-    decoded = evaluate.decode(maps, labels.shape, grid=(2, 2), prob=0.5, nms=0.4)
-    iou = evaluate.overlaps(labels, decoded.labels)
-    assert iou.shape == (3, 3)
-    assert evaluate.counts(iou, 0.8).tolist() == [3, 0, 0]
-    assert evaluate.counts(iou[:, :2], 0.8).tolist() == [2, 0, 1]
+
+    class Perfect(StarNet2D):
+        def forward(self, image):
+            prob = edt_probability(labels, grid=(2, 2))[None]
+            maps = np.concatenate([prob, star_distances(labels, n_rays=32, grid=(2, 2))])
+            return torch.from_numpy(maps)[None]
+
+    one = data.Sample("set/0", labels[None].astype(np.float32), labels, lambda pixels: pixels)
+    (score,) = star.evaluate(Perfect(replace(STAR, n_rays=32).config), [one], probs=(0.5,), nms=(0.4,))
+    assert score.precision[:7] == (1.0,) * 7
+
+
+def test_perfect_flows_score_one():
+    labels = discs(np.random.default_rng(1), (90, 100), 14)
+    labels[np.isin(labels, np.flatnonzero(np.bincount(labels.ravel()) < 60))] = 0
+
+    class Perfect(CPNet):
+        def forward(self, image):
+            inside = np.where(labels > 0, 5, -5).astype(np.float32)
+            maps = torch.from_numpy(np.concatenate([5 * flow.true_flow(labels), inside[None]]))[None]
+            return torch.nn.functional.pad(maps, (0, image.shape[3] - 100, 0, image.shape[2] - 90)), maps
+
+    one = data.Sample("set/0", labels[None].astype(np.float32), labels, lambda pixels: pixels)
+    (score,) = flow.evaluate(Perfect(1, (4, 8)), [one], scale=lambda _: 1.0, cellprobs=(0.0,), flow_thresholds=(0.4,))
+    assert score.precision[:5] == (1.0,) * 5
 
 
 # the loop
 
 
-def test_seeded_steps_reproduce_the_same_losses():
-    plan = loop.Plan(steps=100, seed=5, batch_size=1, patch_size=32, warmup=10)
-    sets = [[sample(1), sample(2)], [sample(3)]]
-    (_, first), (_, second) = loop.train(TINY, sets, plan), loop.train(TINY, sets, plan)
+def task_of(kind):
+    samples = [sample(1), sample(2)]
+    return kind.task(Sampler([samples, [sample(3)]], [1, 1]), samples)
+
+
+@pytest.mark.parametrize("kind", [STAR, FLOW], ids=["star", "flow"])
+def test_seeded_steps_reproduce_the_same_losses(kind):
+    plan = loop.Plan(steps=100, seed=5, warmup=10)
+    (_, first), (_, second) = loop.train(task_of(kind), plan), loop.train(task_of(kind), plan)
     assert first == second
     assert np.mean(first[-20:]) < np.mean(first[:20])
 
 
-def test_resumed_run_equals_an_uninterrupted_one(tmp_path):
-    plan = loop.Plan(steps=9, seed=1, batch_size=2, patch_size=32, checkpoint_every=4)
-    sets = [[sample(1), sample(2)]]
-    whole, losses = loop.train(TINY, sets, plan)
+@pytest.mark.parametrize("kind", [STAR, FLOW], ids=["star", "flow"])
+def test_killed_run_resumes_to_the_same_numbers(kind, tmp_path):
+    plan = loop.Plan(steps=9, seed=1, checkpoint_every=4)
+    whole, losses = loop.train(task_of(kind), plan)
 
     class Killed(Exception):
         pass
 
-    def kill(net: nets.StarNet2D, step: int) -> None:
-        raise Killed
+    def kill(net, step: int) -> float:
+        if step > 4:
+            raise Killed
+        return 0.0
 
     with pytest.raises(Killed):
-        loop.train(TINY, sets, plan, checkpoint=tmp_path / "last.pt", at_checkpoint=kill)
-    resumed, rest = loop.train(TINY, sets, plan, checkpoint=tmp_path / "last.pt")
+        loop.train(task_of(kind), plan, checkpoint=tmp_path / "last.pt", at_checkpoint=kill)
+    resumed, rest = loop.train(task_of(kind), plan, checkpoint=tmp_path / "last.pt")
     assert rest == losses[4:]
-    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+    for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b)
 
 
-def test_training_starts_from_given_weights():
+def test_training_stops_when_nothing_gets_better():
+    plan = loop.Plan(steps=50, checkpoint_every=2, patience=3)
+    _, losses = loop.train(task_of(STAR), plan, at_checkpoint=lambda net, step: -float(step))
+    assert len(losses) == 2 * (1 + 3)
+
+
+@pytest.mark.parametrize("kind", [STAR, FLOW], ids=["star", "flow"])
+def test_training_starts_from_given_weights_and_leaves_statistics_alone(kind):
     torch.manual_seed(11)
-    initial = nets.StarNet2D(TINY)
-    still = loop.Plan(steps=1, batch_size=1, patch_size=32, learning_rate=0.0)
-    net, _ = loop.train(TINY, [[sample(1)]], still, initial=initial)
-    for a, b in zip(net.parameters(), initial.parameters(), strict=True):
+    start = task_of(kind).network()
+    plan = loop.Plan(steps=2, learning_rate=0.0, freeze_norms=True)
+    net, _ = loop.train(task_of(replace(kind, start=start)), plan)
+    for a, b in zip(net.state_dict().values(), start.state_dict().values(), strict=True):
         assert torch.equal(a, b)
+
+
+# whole runs
+
+
+@pytest.mark.parametrize("kind", ["star", "flow"])
+def test_a_model_is_trained_exported_and_fine_tuned_from_the_command_line(kind, tmp_path, capsys):
+    images, masks = map(str, write_set(tmp_path / "discs", 6))
+    small = {"star": ["--filters", "4", "--features", "8", "--depth", "1"], "flow": ["--widths", "4", "8"]}[kind]
+    common = [kind, "--images", images, "--masks", masks, "--batch", "2", "--patch", "32", "--threads", "1"]
+    first = [*common, *small, "-o", str(tmp_path / "first"), "--steps", "30", "--every", "10", "--validation", "0.4"]
+    first += ["--drawn", "2", "--licence", "CC0-1.0", "--precision", "fp16"]
+    assert commands.main(first) == 0
+    told = capsys.readouterr().out
+    assert "discs: AP" in told
+    split = json.loads((tmp_path / "first" / "split.json").read_text())
+    assert len(split["validation"]) == 2
+    assert len(split["training"]) == 4
+    metrics = json.loads((tmp_path / "first" / "metrics.json").read_text())
+    assert metrics["torch_against_onnx"] < 1e-2
+    model = cellrt.load(str(tmp_path / "first" / "first.onnx"))
+    assert model.manifest.head.kind == kind
+    assert model.manifest.source.licence == "CC0-1.0"
+    assert model.selftest().passed
+    model.segment(sample(50).pixels[0])
+
+    tune = [*common, "-o", str(tmp_path / "second"), "--steps", "4", "--start", str(tmp_path / "first" / "first.onnx")]
+    assert commands.main(tune) == 0
+    tuned = cellrt.load(str(tmp_path / "second" / "second.onnx"))
+    assert tuned.manifest.head.kind == kind
+
+    assert commands.main([*first[:-2], "--seed", "1"]) == 1
+    assert "got other plan; give the same ones to go on" in capsys.readouterr().err
+
+
+def test_wrong_commands_are_refused(tmp_path, capsys):
+    folder = str(tmp_path)
+    assert commands.main(["star", "--images", folder, folder, "--masks", folder, "-o", folder]) == 2
+    assert "expected a --masks for each --images" in capsys.readouterr().err
+    assert commands.main(["star", "--images", folder, "--masks", folder, "-o", str(tmp_path / "run")]) == 1
+    assert "expected masks in" in capsys.readouterr().err
+
+
+def test_a_run_of_another_kind_is_no_start(tmp_path, capsys):
+    images, masks = map(str, write_set(tmp_path / "discs", 2))
+    common = ["--images", images, "--masks", masks, "-o", str(tmp_path / "run")]
+    assert commands.main(["flow", *common, "--start", "nuclei"]) == 1
+    assert "got" in capsys.readouterr().err
+
+
+def test_run_needs_images_to_train_on(tmp_path):
+    images, masks = write_set(tmp_path / "discs", 2)
+    everything = run.ImageSet(images=images, masks=masks, validation=1.0)
+    with pytest.raises(ValueError, match="lower --validation"):
+        run.run(STAR, [everything], loop.Plan(steps=2), tmp_path / "run")

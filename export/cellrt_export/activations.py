@@ -6,7 +6,10 @@ Every activation of Keras 3 that works value by value, and the softmaxes over ch
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+import onnx
 
 from cellrt.errors import ModelError
 from cellrt_export.onnxfile import GraphBuilder
@@ -59,6 +62,19 @@ def add_activation(graph: GraphBuilder, activation: str, x: str, *, name: str, k
         operator, attributes = _OPERATORS[activation]
         return graph.node(operator, name, [x], **attributes)
     return _composed(graph, activation, x, name)
+
+
+def recognize(nodes: Mapping[str, onnx.NodeProto], x: str, *, name: str) -> str | None:
+    """The activation whose nodes `add_activation` appended on tensor `x` under `name`, by Keras 3's definitions.
+
+    The first one of those that are the same (silu and swish); None if it is none of them.
+    """
+    for activation in SUPPORTED:
+        graph = GraphBuilder()
+        result = add_activation(graph, activation, x, name=name, keras_version=3)
+        if result != x and all(nodes.get(node.name) == node for node in graph.nodes):
+            return activation
+    return None
 
 
 def _composed(graph: GraphBuilder, activation: str, x: str, name: str) -> str:

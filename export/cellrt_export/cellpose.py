@@ -35,6 +35,7 @@ def export(
     normalize: Normalize99Spec | None = None,
     name: str | None = None,
     licence: str | None = None,
+    precision: str = "fp32",
     diam_mean: float | None = None,
     flow_threshold: float | None = None,
     cellprob_threshold: float | None = None,
@@ -58,6 +59,8 @@ def export(
         What the model calls itself. Default: the file's name.
     licence : str, optional
         Licence of the weights. Default: "not stated".
+    precision : "fp32" or "fp16"
+        How weights are stored: as they are, or rounded to float16 in half the space. Arithmetic is float32 in both.
     diam_mean : float, optional
         Pixels: the diameter that objects were scaled to for training. Default: as the weights say. Cellpose's own
         models have 30, whatever their files say, and 17 for "nuclei".
@@ -76,16 +79,18 @@ def export(
     ModelError
         If a file is damaged or holds another network than CPnet, or the size model does not fit the weights.
     CellrtError
-        If torch is not installed, or a number is out of range.
+        If torch is not installed, or an option has no such value.
 
     Notes
     -----
-    The maps and styles equal those of Cellpose 3.1 to float32 rounding. Source: Stringer et al., "Cellpose: a
-    generalist algorithm for cellular segmentation", Nature Methods 2021; https://github.com/MouseLand/cellpose.
+    With `precision` "fp32" the maps and styles equal those of Cellpose 3.1 to float32 rounding. Source: Stringer et
+    al., "Cellpose: a generalist algorithm for cellular segmentation", Nature Methods 2021;
+    https://github.com/MouseLand/cellpose.
     """
     start = time.perf_counter()
     weights, output = Path(weights), Path(output)
     onnxfile.require_free(output, force=force)
+    onnxfile.require_precision(precision)
     for key, value in (
         ("diam_mean", diam_mean),
         ("flow_threshold", flow_threshold),
@@ -97,7 +102,7 @@ def export(
 
     stored = torch_weights.read(weights)
     network = cpnet_graph.sizes(stored)
-    graph = cpnet_graph.build(network, stored)
+    graph = onnxfile.in_precision(cpnet_graph.build(network, stored), precision)
     scaled_to, diam_labels = _diameters(stored, diam_mean)
     head = FlowSpec(
         dynamics="v3",
@@ -153,7 +158,7 @@ def export(
         n_nodes=len(graph.nodes),
         n_bytes=len(model),
         seconds=time.perf_counter() - start,
-        details=_details(network, head, tile),
+        details=_details(network, head, tile, precision),
         licence_note="" if licence else _LICENCE_NOTE,
     )
 
@@ -183,13 +188,14 @@ def _tile_spec(network: CpnetSizes) -> TileSpec:
     return TileSpec(multiple=multiple, receptive_field=halo, halo=halo)
 
 
-def _details(network: CpnetSizes, head: FlowSpec, tile: TileSpec) -> dict[str, str]:
+def _details(network: CpnetSizes, head: FlowSpec, tile: TileSpec, precision: str) -> dict[str, str]:
     """Rows of the summary."""
     size = head.size_model
     return {
         "head": "flow, dynamics of Cellpose 3",
         "diameters": f"{head.diam_mean:.4g} pixels in the network, {head.diam_labels:.4g} in its training images",
         "network": f"CPnet, {len(network.widths)} levels of {', '.join(map(str, network.widths))} channels, style",
+        "weights": onnxfile.PRECISIONS[precision],
         "size model": "none (give it with --size-model)" if size is None else f"{len(size.weights)} weights",
         "receptive field": f"halo {by(tile.halo)} pixels; the style sees all of a tile",
         "thresholds": f"flow {head.flow_threshold:.4g}, cellprob {head.cellprob_threshold:.4g}, "

@@ -28,7 +28,6 @@ from cellrt_export import onnxfile, sam_graph, selftest, torch_weights
 from cellrt_export.sam_graph import SamSizes
 from cellrt_export.summary import ExportSummary
 
-PRECISIONS = ("fp32", "fp16")
 _LICENCE_NOTE = "Cellpose's own models were trained on CC-BY-NC data; say what yours are with --licence"
 _DIAMETER = 30.0  # pixels: what Cellpose 4 brings objects to; one that is unknown counts as this, so nothing is resized
 
@@ -87,8 +86,7 @@ def export(
     start = time.perf_counter()
     weights, output = Path(weights), Path(output)
     onnxfile.require_free(output, force=force)
-    if precision not in PRECISIONS:
-        raise CellrtError(f"expected precision to be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    onnxfile.require_precision(precision)
     for key, value in (
         ("flow_threshold", flow_threshold),
         ("cellprob_threshold", cellprob_threshold),
@@ -98,7 +96,7 @@ def export(
             raise CellrtError(f"expected {key} to be a finite number, got {value!r}; leave it out for Cellpose's own")
 
     with onnxfile.staging(output) as staged:
-        network = _save(weights, staged, half=precision == "fp16")
+        network = _save(weights, staged, precision)
         side = network.sizes.side
         head = FlowSpec(
             dynamics="v4",
@@ -151,12 +149,12 @@ class _Network:
     n_nodes: int
 
 
-def _save(weights: Path, path: Path, *, half: bool) -> _Network:
+def _save(weights: Path, path: Path, precision: str) -> _Network:
     """Read the weights and write the graph."""
     stored = torch_weights.read(weights)
     _require_sam(stored.arrays, stored.file_name)
     sizes = sam_graph.read_sizes(stored.shapes)
-    graph = sam_graph.build(stored.arrays, sizes, half=half)
+    graph = onnxfile.in_precision(sam_graph.build(stored.arrays, sizes), precision)
     onnxfile.save(
         graph,
         path,
@@ -208,7 +206,7 @@ def _details(sizes: SamSizes, head: FlowSpec, precision: str) -> dict[str, str]:
         "head": f"flow, dynamics of Cellpose 4, objects of about {head.diam_mean:g} pixels",
         "network": f"vision transformer, {sizes.depth} blocks, {sizes.width} wide, {sizes.n_heads} heads, "
         f"patches of {sizes.patch} x {sizes.patch} pixels",
-        "weights": "float32" if precision == "fp32" else "float16, cast to float32",
+        "weights": onnxfile.PRECISIONS[precision],
         "tile": f"{sizes.side} x {sizes.side} pixels, no other size",
         "thresholds": f"flow {head.flow_threshold:.4g}, cellprob {head.cellprob_threshold:.4g}, "
         f"at least {head.min_size} pixels",

@@ -84,12 +84,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     sam.add_argument("weights", type=Path, help="file that Cellpose 4 saved or downloaded, such as cpsam")
     _add_common(sam, default_name="the file's name", recorded="net_input and net_maps of its network")
-    sam.add_argument(
-        "--precision",
-        choices=("fp32", "fp16"),
-        default="fp32",
-        help="how weights are stored: fp16 takes half the space, rounded (default: fp32)",
-    )
     _add_flow_options(sam)
     sam.set_defaults(export=_cellpose_sam)
 
@@ -119,6 +113,7 @@ def _stardist(arguments: argparse.Namespace) -> object:
         normalize=PercentileSpec(low, high, joint=not arguments.per_channel),
         name=arguments.name,
         licence=arguments.licence,
+        precision=arguments.precision,
         prob_thresh=arguments.prob_thresh,
         nms_thresh=arguments.nms_thresh,
     )
@@ -137,6 +132,7 @@ def _cellpose(arguments: argparse.Namespace) -> object:
         normalize=Normalize99Spec(low, high),
         name=arguments.name,
         licence=arguments.licence,
+        precision=arguments.precision,
         diam_mean=arguments.diam_mean,
         flow_threshold=arguments.flow_threshold,
         cellprob_threshold=arguments.cellprob_threshold,
@@ -167,6 +163,12 @@ def _add_common(parser: argparse.ArgumentParser, *, default_name: str, recorded:
     parser.add_argument("--force", action="store_true", help="replace FILE if it is there")
     parser.add_argument("--name", help=f"what the model calls itself (default: {default_name})")
     parser.add_argument("--licence", help="licence of the weights (default: not stated)")
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "fp16"),
+        default="fp32",
+        help="how weights are stored: fp16 takes half the space, rounded (default: fp32)",
+    )
     parser.add_argument("--verify", type=Path, metavar="NPZ", help=f"compare with a recorded {recorded}")
 
 

@@ -8,7 +8,8 @@
       output   a 1 x 1 convolution
     maps (N, 3, Y, X): flow y, flow x (5 per pixel and step), cell logit; style (N, S)
 
-Before every convolution come batch normalisation and ReLU, which leaves three ways to be exact and faster. A
+Before every convolution come batch normalisation and ReLU, which leaves three ways to be exact and faster (`read` goes
+all of them back). A
 normalisation that only sees one convolution is folded into it, or into the two terms of a sum that only it sees. One
 without ReLU (`proj`) is folded into the convolution behind it. And what is computed of samples that were just repeated
 2 x 2 times is computed before: `proj`, normalisation and ReLU do not mind, and of a 3 x 3 convolution each of the four
@@ -27,6 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellrt.errors import ModelError
+from cellrt.manifest import FlowSpec
+from cellrt_export.onnx_graph import StoredGraph
 from cellrt_export.onnxfile import GraphBuilder
 from cellrt_export.star_graph import Conv, Pool, Remember, Step, Up
 from cellrt_export.torch_weights import TorchWeights
@@ -34,6 +37,7 @@ from cellrt_export.torch_weights import TorchWeights
 N_MAPS = 3
 DIAMETERS = ("diam_mean", "diam_labels")  # in the weights of Cellpose 2 and later, (1,) each, pixels
 _EPSILON = 1e-5  # of every batch normalisation
+_NORM = ("weight", "bias", "running_mean", "running_var")  # the arrays of one
 _KERNEL = 3
 _MOST_LEVELS = 5  # Cellpose pads images to multiples of 16, which is what five levels need
 _MOST_CHANNELS = 65536
@@ -61,7 +65,7 @@ class CpnetSizes:
         """Names and shapes of the weights."""
 
         def normed(layer: str, n_in: int, n_out: int, kernel: int = _KERNEL, conv: int = 2) -> Any:
-            for array in ("weight", "bias", "running_mean", "running_var"):
+            for array in _NORM:
                 yield f"{layer}.0.{array}", (n_in,)
             yield f"{layer}.{conv}.weight", (n_out, n_in, kernel, kernel)
             yield f"{layer}.{conv}.bias", (n_out,)
@@ -98,7 +102,7 @@ def sizes(stored: TorchWeights) -> CpnetSizes:
     Raises
     ------
     ModelError
-        If they are another network's, incomplete, or do not fit each other. The message says which.
+        If they are another network's, incomplete, damaged, or do not fit each other. The message says which.
     """
     shapes, file = stored.shapes, stored.file_name
     what = f"expected the weights of a Cellpose 1 to 3 network in {file}"
@@ -127,6 +131,12 @@ def sizes(stored: TorchWeights) -> CpnetSizes:
         )
     found = CpnetSizes(first[1], tuple(widths))
     _require_fit(dict(found.shapes()), shapes, file)
+    for name, array in stored.arrays.items():
+        if name.endswith(".running_var") and (array < 0).any():
+            raise ModelError(
+                f"expected variances of at least 0 at {name.removesuffix('.running_var')} in {file}, got "
+                f"{array.min():g}; the file is damaged, copy it again"
+            )
     return found
 
 
@@ -147,7 +157,7 @@ def _require_fit(wanted: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tup
 
 
 def build(network: CpnetSizes, stored: TorchWeights) -> GraphBuilder:
-    """Write the nodes: input `image`, outputs `maps` and `style`. Raises `ModelError` for a negative variance."""
+    """Write the nodes: input `image`, outputs `maps` and `style`. `network` is what `sizes` says of `stored`."""
     layers = _Layers(stored)
     graph = layers.graph
     skips: list[str] = []
@@ -178,6 +188,11 @@ class _Kernel:
         """This, then channel * scale + shift."""
         return _Kernel(np.einsum("o...,o->o...", self.weight, scale), self.bias * scale + shift)
 
+    def before(self, scale: NDArray[np.float64]) -> _Kernel:
+        """What gives this if channel * scale follows; 0 where the scale is 0, behind which nothing is seen of it."""
+        inverse = np.divide(1, scale, out=np.zeros_like(scale), where=scale != 0)
+        return self.then(inverse, 0)
+
     def after(self, scale: NDArray[np.float64], shift: NDArray[np.float64]) -> _Kernel:
         """Channel * scale + shift, then this; 1 x 1, because padding would have to be shifted too."""
         return _Kernel(np.einsum("oi...,i->oi...", self.weight, scale), self.bias + self.weight[:, :, 0, 0] @ shift)
@@ -188,7 +203,6 @@ class _Layers:
 
     def __init__(self, stored: TorchWeights) -> None:
         self.graph = GraphBuilder()
-        self._file = stored.file_name
         self._arrays = stored.arrays
 
     def down(self, level: int, x: str) -> str:
@@ -283,11 +297,7 @@ class _Layers:
 
     def normalize(self, name: str, layer: str, x: str) -> str:
         """A batch normalisation that stays one, because others see its input too."""
-        self.affine(layer)  # refuses what it cannot be
-        inputs = [
-            self.graph.constant(f"{name}_{array}", self._arrays[f"{layer}.{array}"])
-            for array in ("weight", "bias", "running_mean", "running_var")
-        ]
+        inputs = [self.graph.constant(f"{name}_{array}", self._arrays[f"{layer}.{array}"]) for array in _NORM]
         return self.graph.node("BatchNormalization", f"{name}_norm", [x, *inputs], epsilon=_EPSILON)
 
     def relu(self, name: str, x: str) -> str:
@@ -305,17 +315,7 @@ class _Layers:
 
     def affine(self, layer: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Scale and shift of a batch normalisation."""
-        gamma, beta, mean, variance = (
-            self._arrays[f"{layer}.{array}"].astype(np.float64)
-            for array in ("weight", "bias", "running_mean", "running_var")
-        )
-        if (variance < 0).any():
-            raise ModelError(
-                f"expected variances of at least 0 at {layer} in {self._file}, got {variance.min():g}; the file is "
-                "damaged, copy it again"
-            )
-        scale = gamma / np.sqrt(variance + _EPSILON)
-        return scale, beta - mean * scale
+        return _affine(*(self._arrays[f"{layer}.{array}"] for array in _NORM))
 
     def _constants(self, name: str, kernel: _Kernel) -> tuple[str, str]:
         """Names of the two arrays, rounded once."""
@@ -325,11 +325,138 @@ class _Layers:
         )
 
 
+def read(stored: StoredGraph) -> TorchWeights:
+    """What `build` wrote, as weights that give the same maps and style: the inverse of folding and splitting.
+
+    A normalisation that was folded away comes back as one that changes nothing (in evaluation mode); one that stayed
+    comes back as it was. The 3 x 3 kernels behind repeated samples are those whose sums are closest to the four that
+    are stored: exact to float32 rounding, or to that of float16 where weights are stored so.
+
+    Raises
+    ------
+    ModelError
+        If the file holds another network, or not exactly what `build` writes.
+    """
+    head, file = stored.manifest.head, stored.file_name
+    if not isinstance(head, FlowSpec) or head.dynamics != "v3":
+        got = f"one with the head {head.kind!r}" if not isinstance(head, FlowSpec) else "Cellpose-SAM"
+        raise ModelError(
+            f"expected a Cellpose 1 to 3 network in {file}, got {got}; use a file that cellrt export cellpose wrote"
+        )
+    widths: list[int] = []
+    while (name := f"down_{len(widths)}_proj_kernel") in stored.constants:
+        widths.append(stored.constants[name].shape[0])
+    if not 1 <= len(widths) <= _MOST_LEVELS or head.n_style != widths[-1]:
+        raise ModelError(
+            f"expected 1 to {_MOST_LEVELS} levels in {file}, the last of {head.n_style} channels, got {widths}; "
+            "use a file as cellrt export cellpose wrote it"
+        )
+    network = CpnetSizes(stored.manifest.input.n_channels, tuple(widths))
+    blank = {name: np.ones(shape, np.float32) for name, shape in network.shapes()}
+    stored.require_like(build(network, TorchWeights(file, "", blank)))
+
+    layers = _StoredLayers(stored)
+    for level in range(len(widths)):
+        layers.down(level)
+        layers.up(level)
+    layers.normalization("output", "output.0")
+    layers.set_kernel("output.2", layers.kernel("maps"))
+    diameters = {name: np.array([getattr(head, name)], np.float32) for name in DIAMETERS}
+    return TorchWeights(file, stored.manifest.source.sha256, layers.arrays | diameters)
+
+
+class _StoredLayers:
+    """What `_Layers` wrote, back into weights; methods mirror its own."""
+
+    def __init__(self, stored: StoredGraph) -> None:
+        self.arrays: dict[str, NDArray[np.float32]] = {}
+        self._constants = stored.constants
+        self._file = stored.file_name
+        # The four kernels agree on one to a rounding or two of what is stored.
+        self._precision = np.finfo(np.float16 if stored.halved else np.float32)
+
+    def down(self, level: int) -> None:
+        """A block on the way down."""
+        block, name = f"{_down(level)}.conv.conv_", f"down_{level}"
+        self.projection(name, f"{_down(level)}.proj")
+        for t in (0, 2):
+            self.normalization(f"{name}_{t}", f"{block}{t}.0")
+            first = self.kernel(f"{name}_{t}_conv")
+            self.set_kernel(f"{block}{t}.2", first)
+            self.identity(f"{block}{t + 1}.0", len(first.bias))
+            self.set_kernel(f"{block}{t + 1}.2", self.kernel(f"{name}_{t}_second"))
+
+    def up(self, level: int) -> None:
+        """A block on the way up."""
+        block, name = f"{_up(level)}.conv.conv_", f"up_{level}"
+        self.projection(name, f"{_up(level)}.proj")
+        self.normalization(f"{name}_0", f"{block}0.0")
+        scales = {t: self.normalization(f"{name}_{t}", f"{block}{t}.conv.0") for t in (1, 2)}
+        self.set_kernel(f"{block}0.2", self.kernel(f"{name}_conv_0").before(scales[1]))
+        for t in (1, 2, 3):
+            self.set_kernel(f"{block}{t}.conv.2", self.kernel(f"{name}_conv_{t}"))
+            style = self.kernel(f"{name}_{t}_linear")
+            self.set_kernel(f"{block}{t}.full", style.before(scales[t]) if t in scales else style)
+        self.identity(f"{block}3.conv.0", len(scales[1]))
+
+    def projection(self, name: str, layer: str) -> None:
+        """The shortcut of a block."""
+        kernel = self.kernel(f"{name}_proj")
+        self.set_kernel(f"{layer}.1", kernel)
+        self.identity(f"{layer}.0", kernel.weight.shape[1])
+
+    def kernel(self, name: str) -> _Kernel:
+        """A convolution or linear layer; of four kernels for repeated samples the one that they are made of."""
+        bias = self._constants[f"{name}_bias"].astype(np.float64)
+        if f"{name}_kernel" in self._constants:
+            return _Kernel(self._constants[f"{name}_kernel"].astype(np.float64), bias)
+        four = np.block([[self._constants[f"{name}_{y}{x}_kernel"].astype(np.float64) for x in (0, 1)] for y in (0, 1)])
+        weight = _SPLIT @ four @ _SPLIT.T
+        difference = np.abs(_SUMS @ weight @ _SUMS.T - four).max()
+        if difference > 4 * self._precision.eps * max(np.abs(four).max(), self._precision.smallest_normal):
+            raise ModelError(
+                f"expected four kernels of 2 x 2 that are sums of one of 3 x 3 at {name} in {self._file}, got a "
+                f"difference of {difference:g}; export the model again, and change nothing in the file"
+            )
+        return _Kernel(weight, bias)
+
+    def normalization(self, name: str, layer: str) -> NDArray[np.float64]:
+        """A batch normalisation that stayed one; returns its scale."""
+        arrays = [self._constants[f"{name}_{array}"] for array in _NORM]
+        self.arrays |= {f"{layer}.{key}": array for key, array in zip(_NORM, arrays, strict=True)}
+        return _affine(*arrays)[0]
+
+    def identity(self, layer: str, n_channels: int) -> None:
+        """A batch normalisation that changes nothing, where one was folded."""
+        scale = np.full(n_channels, np.sqrt(1 + _EPSILON), np.float32)
+        arrays = scale, np.zeros_like(scale), np.zeros_like(scale), np.ones_like(scale)
+        self.arrays |= {f"{layer}.{key}": array for key, array in zip(_NORM, arrays, strict=True)}
+
+    def set_kernel(self, layer: str, kernel: _Kernel) -> None:
+        """A convolution's or linear layer's weights."""
+        self.arrays |= {
+            f"{layer}.weight": kernel.weight.astype(np.float32),
+            f"{layer}.bias": kernel.bias.astype(np.float32),
+        }
+
+
+def _affine(*norm: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Scale and shift of a batch normalisation."""
+    gamma, beta, mean, variance = (array.astype(np.float64) for array in norm)
+    scale = gamma / np.sqrt(variance + _EPSILON)
+    return scale, beta - mean * scale
+
+
 def _merged(weight: NDArray[np.float64], axis: int, odd: int) -> NDArray[np.float64]:
     """The two weights along an axis that are left of three where two of the samples they see are the same."""
     first, middle, last = np.moveaxis(weight, axis, 0)
     pair = (first + middle, last) if odd else (first, middle + last)
     return np.moveaxis(np.stack(pair), 0, axis)
+
+
+# A kernel of three -> the sums of both kernels of two, one below the other; and the way back, by least squares.
+_SUMS = np.concatenate([_merged(np.eye(_KERNEL), 0, odd) for odd in (0, 1)])
+_SPLIT = np.linalg.pinv(_SUMS)
 
 
 def _down(level: int) -> str:

@@ -2,7 +2,7 @@
 
 `GraphBuilder` collects nodes and constants; `assemble` makes the model with its manifest, and nothing else about the
 machine or the files it came from; `check` proves that the result is valid ONNX and runs; `write` puts it on disk
-whole or not at all. Reads everywhere: opset 17, IR 8.
+whole or not at all. Reads everywhere: opset 17, IR 8. `in_precision` halves the space that weights take.
 
 A network of a gigabyte goes another way, so that no copies of it pile up in memory: `save` the graph under a name from
 `staging`, run it from there, `describe` it by its manifest, `check` and `publish` it. Protobuf, and so an ONNX file,
@@ -23,13 +23,15 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from cellrt.errors import FileError, ModelError
+from cellrt.errors import CellrtError, FileError, ModelError
 from cellrt.manifest import METADATA_KEY, FlowSpec, Manifest
 
 OPSET = 17
 IR_VERSION = 8
+PRECISIONS = {"fp32": "float32", "fp16": "float16, cast to float32"}  # how weights are stored, as a summary says it
 EMBEDDED_LIMIT = 2_000_000_000  # bytes of weights in the model file; protobuf's 2 GiB less names and nodes
 _LEAST_EXTERNAL = 65_536  # bytes: smaller constants stay in the model, where shape inference sees them
+_HALF_MAX = float(np.finfo(np.float16).max)
 _ALIGNMENT = 65_536  # bytes: what every system can map into memory is a multiple of this
 
 # image (N, C, Y, X) -> maps (N, M, Y/g, X/g), or all outputs by name, as a session gives them
@@ -58,6 +60,40 @@ class GraphBuilder:
     def scalar(self, value: float) -> str:
         """Store a float32 number; returns its name."""
         return self.constant(f"constant_{value:.9g}", np.array(value, np.float32))
+
+
+def require_precision(precision: str) -> None:
+    """Refuse a way of storing weights that there is not, before any work is done. Raises `CellrtError`."""
+    if precision not in PRECISIONS:
+        raise CellrtError(f"expected precision to be one of {', '.join(PRECISIONS)}, got {precision!r}; choose one")
+
+
+def in_precision(graph: GraphBuilder, precision: str) -> GraphBuilder:
+    """The same network with its weights stored as "fp32" or "fp16" says; arithmetic is float32 in both.
+
+    As float16 are stored the matrices and kernels, which make up the size of the file. ONNX Runtime casts them once,
+    when it opens the file. Vectors, such as biases and the numbers of a normalisation, stay as they are.
+
+    Raises
+    ------
+    ModelError
+        If a weight is beyond the range of float16.
+    """
+    if precision == "fp32":
+        return graph
+    halved = GraphBuilder()
+    for name, value in graph.constants.items():
+        if value.dtype != np.float32 or value.ndim < 2:
+            halved.constant(name, value)
+            continue
+        largest = float(np.abs(value).max(initial=0))
+        if largest > _HALF_MAX:
+            raise ModelError(
+                f"expected weights of at most {_HALF_MAX:g} for float16, got {largest:g} in {name}; export with fp32"
+            )
+        halved.node("Cast", name, [halved.constant(f"{name}_half", value.astype(np.float16))], to=TensorProto.FLOAT)
+    halved.nodes += graph.nodes
+    return halved
 
 
 def assemble(

@@ -29,7 +29,6 @@ from cellrt_export.onnxfile import GraphBuilder
 
 N_MAPS = 3
 _EPSILON = 1e-6  # of every norm: SAM's, not torch's default
-_HALF_MAX = float(np.finfo(np.float16).max)
 
 Weights = Mapping[str, NDArray[np.float32]]
 
@@ -128,12 +127,9 @@ def read_sizes(shapes: Mapping[str, tuple[int, ...]]) -> SamSizes:
     return sizes
 
 
-def build(weights: Weights, sizes: SamSizes, *, half: bool = False) -> GraphBuilder:
-    """Write the nodes: input `image`, output `maps`.
-
-    With `half`, matrices and kernels are stored as float16 and cast before they are used; arithmetic stays float32.
-    """
-    network = _Writer(weights, sizes, half)
+def build(weights: Weights, sizes: SamSizes) -> GraphBuilder:
+    """Write the nodes: input `image`, output `maps`."""
+    network = _Writer(weights, sizes)
     x = network.tokens("image")
     for index in range(sizes.depth):
         x = network.block(f"block{index}", f"encoder.blocks.{index}", x)
@@ -157,15 +153,15 @@ def resize_table(table: NDArray[np.float32], n_rows: int) -> NDArray[np.float32]
 class _Writer:
     """The parts of the network; each method takes and gives the name of a tensor."""
 
-    def __init__(self, weights: Weights, sizes: SamSizes, half: bool) -> None:
+    def __init__(self, weights: Weights, sizes: SamSizes) -> None:
         self.graph = GraphBuilder()
-        self._weights, self._sizes, self._half = weights, sizes, half
+        self._weights, self._sizes = weights, sizes
 
     def tokens(self, image: str) -> str:
         """Image -> tokens (N * T, width), row by row."""
         sizes = self._sizes
         constants = [
-            self._matrix("patches_kernel", self._weights["encoder.patch_embed.proj.weight"]),
+            self.graph.constant("patches_kernel", self._weights["encoder.patch_embed.proj.weight"]),
             self.graph.constant("patches_bias", self._weights["encoder.patch_embed.proj.bias"]),
         ]
         side = [sizes.patch, sizes.patch]
@@ -173,7 +169,7 @@ class _Writer:
         x = self._reshape("patches_flat", x, [-1, sizes.width, sizes.grid**2])
         x = self.graph.node("Transpose", "patches_last", [x], perm=[0, 2, 1])
         positions = self._weights["encoder.pos_embed"].reshape(sizes.grid**2, sizes.width)
-        x = self.graph.node("Add", "placed", [x, self._matrix("positions", positions)])
+        x = self.graph.node("Add", "placed", [x, self.graph.constant("positions", positions)])
         return self._reshape("tokens", x, [-1, sizes.width])
 
     def block(self, name: str, key: str, x: str) -> str:
@@ -190,10 +186,10 @@ class _Writer:
         """Tokens of `width` -> tokens of `features`. A norm over channels is one over the values of a token."""
         features = self._sizes.features
         weight = self._weights["encoder.neck.0.weight"].reshape(features, self._sizes.width)
-        x = self.graph.node("Gemm", "neck0", [x, self._matrix("neck0_weight", weight)], transB=1)
+        x = self.graph.node("Gemm", "neck0", [x, self.graph.constant("neck0_weight", weight)], transB=1)
         x = self._norm("neck1", "encoder.neck.1", x)
         x = self.graph.node("Transpose", "neck1_first", [self._as_grid("neck1", x)], perm=[0, 3, 1, 2])
-        kernel = self._matrix("neck2_kernel", self._weights["encoder.neck.2.weight"])
+        kernel = self.graph.constant("neck2_kernel", self._weights["encoder.neck.2.weight"])
         x = self.graph.node("Conv", "neck2", [x, kernel], kernel_shape=[3, 3], pads=[1, 1, 1, 1])
         x = self.graph.node("Transpose", "neck2_last", [x], perm=[0, 2, 3, 1])
         x = self._reshape("neck2_tokens", x, [-1, features])
@@ -203,7 +199,7 @@ class _Writer:
         """Tokens -> the pixels of their squares."""
         sizes = self._sizes
         weight, bias = _readout(self._weights)
-        constants = [self._matrix("out_weight", weight), self.graph.constant("out_bias", bias)]
+        constants = [self.graph.constant("out_weight", weight), self.graph.constant("out_bias", bias)]
         x = self.graph.node("Gemm", "out", [x, *constants], transB=1)
         x = self._reshape("out_squares", x, [-1, sizes.grid, sizes.grid, N_MAPS, sizes.patch, sizes.patch])
         x = self.graph.node("Transpose", "out_rows", [x], perm=[0, 3, 1, 4, 2, 5])
@@ -222,7 +218,10 @@ class _Writer:
             part = weight[rows], bias[rows]
             if scale != 1:
                 part = part[0] * np.float32(scale), part[1] * np.float32(scale)
-            constants = [self._matrix(f"{name}_{role}_weight", part[0]), graph.constant(f"{name}_{role}_bias", part[1])]
+            constants = [
+                self.graph.constant(f"{name}_{role}_weight", part[0]),
+                graph.constant(f"{name}_{role}_bias", part[1]),
+            ]
             y = graph.node("Gemm", f"{name}_{role}", [x, *constants], transB=1)
             y = self._reshape(f"{name}_{role}_split", y, [-1, grid**2, n_heads, head_width])
             perm = [0, 2, 3, 1] if role == "key" else [0, 2, 1, 3]
@@ -254,12 +253,12 @@ class _Writer:
         grid = self._sizes.grid
         table = resize_table(self._weights[key], 2 * grid - 1)
         at = np.arange(grid)
-        return self._matrix(name, table[at[:, np.newaxis] - at + grid - 1].transpose(0, 2, 1))
+        return self.graph.constant(name, table[at[:, np.newaxis] - at + grid - 1].transpose(0, 2, 1))
 
     def _linear(self, name: str, key: str, x: str) -> str:
         """A linear layer."""
         weight, bias = self._weights[f"{key}.weight"], self._weights[f"{key}.bias"]
-        constants = [self._matrix(f"{name}_weight", weight), self.graph.constant(f"{name}_bias", bias)]
+        constants = [self.graph.constant(f"{name}_weight", weight), self.graph.constant(f"{name}_bias", bias)]
         return self.graph.node("Gemm", name, [x, *constants], transB=1)
 
     def _norm(self, name: str, key: str, x: str) -> str:
@@ -284,18 +283,6 @@ class _Writer:
     def _reshape(self, name: str, x: str, shape: list[int]) -> str:
         text = "_".join(map(str, shape[1:]))
         return self.graph.node("Reshape", name, [x, self.graph.constant(f"shape_{text}", np.array(shape, np.int64))])
-
-    def _matrix(self, name: str, value: NDArray[np.float32]) -> str:
-        """A weight that makes up the size of the file; as float16 if that is wanted."""
-        if not self._half:
-            return self.graph.constant(name, value)
-        largest = float(np.abs(value).max(initial=0))
-        if largest > _HALF_MAX:
-            raise ModelError(
-                f"expected weights of at most {_HALF_MAX:g} for float16, got {largest:g} in {name}; export with fp32"
-            )
-        stored = self.graph.constant(f"{name}_half", value.astype(np.float16))
-        return self.graph.node("Cast", name, [stored], to=1)
 
 
 def _readout(weights: Weights) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

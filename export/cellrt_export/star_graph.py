@@ -6,22 +6,27 @@
       heads        features -> prob (sigmoid), dist (linear); features_class -> prob_class (softmax)
     maps (N, 1 + rays [+ classes + 1], Y/gy, X/gx), in that order
 
-`trunk` lists the layers once; matching weights, writing nodes and measuring reach (receptive_field) all walk that
-list. Layers meet their weights by order and shape, as StarDist itself loads them: automatic names such as conv2d_7
-depend on the session that wrote the file. Source: `StarDist2D._build`, CSBDeep's `unet_block`.
+`trunk` lists the layers once; matching weights, writing nodes, reading them back and measuring reach (receptive_field)
+all walk that list. Layers meet their weights by order and shape, as StarDist itself loads them: automatic names such as
+conv2d_7 depend on the session that wrote the file. Source: `StarDist2D._build`, CSBDeep's `unet_block`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from cellrt.errors import ModelError
+from cellrt.manifest import StarSpec
 from cellrt_export import activations
 from cellrt_export.keras_h5 import StoredLayer, StoredWeights
+from cellrt_export.onnx_graph import StoredGraph
 from cellrt_export.onnxfile import GraphBuilder
 from cellrt_export.star_folder import Pair, StarConfig
 
@@ -86,7 +91,12 @@ class Network:
 
 
 def network(config: StarConfig) -> Network:
-    """List the layers of a configuration. Raises `ModelError` for an activation without ONNX form or absurd widths."""
+    """List the layers of a configuration.
+
+    Raises `ModelError` for an activation without ONNX form, absurd widths, or a grid that pooling by 2 never reaches.
+    """
+    if any(size < 1 or size & (size - 1) for size in config.grid):
+        raise ModelError(f"expected grid to be two powers of 2, got {config.grid}; StarDist has no other grids")
     for activation in (config.unet_activation, config.unet_last_activation):
         activations.require_supported(activation)
     steps: list[Step] = []
@@ -252,3 +262,102 @@ def build(layers: Network, kernels: Kernels, *, keras_version: int) -> GraphBuil
         maps.append(convolve(layers.prob_class, of_class))
     graph.node("Concat", "maps", maps, axis=1)
     return graph
+
+
+def read(stored: StoredGraph) -> tuple[StarConfig, Kernels]:
+    """What `build` wrote: the configuration, without the batch normalisation that is folded, and the kernels.
+
+    What a network does not show, such as the expansion of one with a single width, takes StarDist's default.
+
+    Raises
+    ------
+    ModelError
+        If the file holds another kind of network, or not exactly what `build` writes for its configuration.
+    """
+    head = stored.manifest.head
+    if not isinstance(head, StarSpec):
+        raise ModelError(
+            f"expected a StarDist network in {stored.file_name}, got one with the head {head.kind!r}; use a file that "
+            "cellrt export stardist wrote"
+        )
+    config = _config(stored, head)
+    layers = network(config)
+    kernels: Kernels = {}
+    for conv in layers.convolutions():
+        kernel, bias = (stored.constants.get(f"{conv.name}_{array}", np.zeros(0)) for array in ("kernel", "bias"))
+        wanted = (conv.n_out, conv.n_in, *conv.kernel), (conv.n_out,)
+        if (kernel.shape, bias.shape) != wanted:
+            raise _unreadable(stored, f"{conv.name} with {_shapes(wanted)}", _shapes((kernel.shape, bias.shape)))
+        kernels[conv.name] = kernel, bias
+    stored.require_like(build(layers, kernels, keras_version=3))
+    return config, kernels
+
+
+def _config(stored: StoredGraph, head: StarSpec) -> StarConfig:
+    """The configuration that names, shapes and activations speak of."""
+    nodes = stored.nodes
+    kernels = {
+        name.removesuffix("_kernel"): value.shape
+        for name, value in stored.constants.items()
+        if name.endswith("_kernel") and value.ndim == 4
+    }
+    n_convs = max((int(name[7:]) for name in kernels if re.fullmatch(r"middle_\d{1,2}", name)), default=0)
+    depth = sum(re.fullmatch(r"max_\d{1,2}", name) is not None for name in nodes)
+    # the last convolution of each level, which is there however few it has
+    middle, last = f"middle_{n_convs}", [f"up_level_{level}_no_{n_convs}" for level in range(depth)]
+    if missing := [name for name in (middle, *last) if name not in kernels]:
+        raise _unreadable(stored, f"a layer {missing[0]}", ", ".join([*kernels][:3]) or "none")
+    widths = {max(0, level - 1): kernels[name][0] for level, name in enumerate([*last, middle])}
+    if n_convs > 1 and "middle_0" in kernels:
+        widths[depth] = kernels["middle_0"][0]
+
+    def activation(conv: str) -> str:
+        if conv in nodes and nodes[conv].op_type == "Conv":
+            return "linear"
+        found = activations.recognize(nodes, f"{conv}_conv", name=conv)
+        if found is None:
+            got = nodes[conv].op_type if conv in nodes else "none"
+            raise _unreadable(stored, f"one of Keras 3's activations behind {conv}", got)
+        return found
+
+    return StarConfig(
+        n_channel_in=stored.manifest.input.n_channels,
+        n_rays=head.n_rays,
+        grid=head.grid,
+        n_classes=head.n_classes,
+        unet_n_depth=depth,
+        unet_kernel_size=kernels[middle][2:],
+        unet_n_filter_base=widths[0],
+        unet_n_conv_per_depth=n_convs,
+        unet_pool=_pool(nodes["max_0"]) if depth and "max_0" in nodes else (2, 2),
+        unet_activation=activation(middle),
+        unet_last_activation=activation(last[0] if depth else middle),
+        unet_batch_norm=False,
+        unet_expansion=_expansion(stored, widths),
+        net_conv_after_unet=kernels.get("features", (0,))[0],
+    )
+
+
+def _pool(node: onnx.NodeProto) -> Pair:
+    """The size of a pooling."""
+    y, x = next(attribute.ints for attribute in node.attribute if attribute.name == "kernel_shape")
+    return y, x
+
+
+def _expansion(stored: StoredGraph, widths: Mapping[int, int]) -> float:
+    """The shortest number by which filters grow from level to level to these widths; any that does is the same."""
+    base, deeper = widths[0], {level: width for level, width in widths.items() if level}
+    if not deeper:
+        return 2
+    least = max((width / base) ** (1 / level) for level, width in deeper.items())
+    for digits in range(16):
+        expansion = math.ceil(least * 10**digits - 1e-9) / 10**digits  # roots are rounded either way
+        if all(int(base * expansion**level) == width for level, width in deeper.items()):
+            return int(expansion) if digits == 0 else expansion
+    raise _unreadable(stored, "filters that grow by one factor from level to level", f"{widths}")
+
+
+def _unreadable(stored: StoredGraph, wanted: str, got: str) -> ModelError:
+    return ModelError(
+        f"expected {wanted} in {stored.file_name}, got {got}; use a file as cellrt export stardist wrote it"
+    )

@@ -33,6 +33,7 @@ def export(
     normalize: PercentileSpec | None = None,
     name: str | None = None,
     licence: str | None = None,
+    precision: str = "fp32",
     prob_thresh: float | None = None,
     nms_thresh: float | None = None,
 ) -> ExportSummary:
@@ -52,6 +53,8 @@ def export(
         What the model calls itself. Default: the folder's name.
     licence : str, optional
         Licence of the weights. Default: "not stated".
+    precision : "fp32" or "fp16"
+        How weights are stored: as they are, or rounded to float16 in half the space. Arithmetic is float32 in both.
     prob_thresh, nms_thresh : float, optional
         In (0, 1), instead of those in thresholds.json.
 
@@ -66,15 +69,18 @@ def export(
         If a file is missing or cannot be written, or `output` is there and not `force`.
     ModelError
         If the folder is not a StarDist 2D model, is damaged, or its weights and configuration do not fit.
+    CellrtError
+        If an option has no such value.
 
     Notes
     -----
-    The maps equal those of StarDist 0.9.2 to float32 rounding. Source: Schmidt et al., "Cell Detection with
-    Star-convex Polygons", MICCAI 2018; https://github.com/stardist/stardist.
+    With `precision` "fp32" the maps equal those of StarDist 0.9.2 to float32 rounding. Source: Schmidt et al., "Cell
+    Detection with Star-convex Polygons", MICCAI 2018; https://github.com/stardist/stardist.
     """
     start = time.perf_counter()
     folder, output = Path(folder), Path(output)
     onnxfile.require_free(output, force=force)
+    onnxfile.require_precision(precision)
     for key, value in (("prob_thresh", prob_thresh), ("nms_thresh", nms_thresh)):
         if value is not None and not 0 < value < 1:
             raise CellrtError(f"expected {key} in (0, 1), got {value!r}; leave it out for the folder's own")
@@ -83,7 +89,9 @@ def export(
     thresholds = read_thresholds(folder)
     layers = star_graph.network(config)
     weights = read(choose_weights(folder))
-    graph = star_graph.build(layers, star_graph.match_weights(layers, weights), keras_version=weights.keras_version)
+    kernels = star_graph.match_weights(layers, weights)
+    graph = star_graph.build(layers, kernels, keras_version=weights.keras_version)
+    graph = onnxfile.in_precision(graph, precision)
 
     head = StarSpec(
         n_rays=config.n_rays,
@@ -132,7 +140,7 @@ def export(
         n_nodes=len(graph.nodes),
         n_bytes=len(model),
         seconds=time.perf_counter() - start,
-        details=_details(config, head, tile),
+        details=_details(config, head, tile, precision),
     )
 
 
@@ -153,7 +161,7 @@ def _decode(head: StarSpec, maps: NDArray[np.float32]) -> Instances:
     return star.decode(maps, head, shape=shape)
 
 
-def _details(config: StarConfig, head: StarSpec, tile: TileSpec) -> dict[str, str]:
+def _details(config: StarConfig, head: StarSpec, tile: TileSpec, precision: str) -> dict[str, str]:
     """Rows of the summary."""
     classes = "" if head.n_classes is None else f", {head.n_classes} classes"
     norm = ", batch normalisation (folded)" if config.unet_batch_norm else ""
@@ -161,6 +169,7 @@ def _details(config: StarConfig, head: StarSpec, tile: TileSpec) -> dict[str, st
         "head": f"star, {head.n_rays} rays, grid {by(head.grid)}{classes}",
         "network": f"U-Net, depth {config.unet_n_depth}, {config.unet_n_filter_base} filters, "
         f"kernel {by(config.unet_kernel_size)}, pool {by(config.unet_pool)}, {config.unet_activation}{norm}",
+        "weights": onnxfile.PRECISIONS[precision],
         "receptive field": f"{by(tile.receptive_field)} pixels measured, halo {by(tile.halo)} pixels",
         "thresholds": f"prob {head.prob_thresh:.4g}, nms {head.nms_thresh:.4g}",
     }

@@ -1,9 +1,11 @@
-"""Opening models: a path, bytes or the name of a bundled model -> a `StarModel` or a `FlowModel`."""
+"""Opening models: a path, bytes or the name of a bundled model -> a `StarModel` or a `FlowModel`; what ships here."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from cellrt.errors import ModelError
@@ -12,10 +14,51 @@ from cellrt.manifest import METADATA_KEY, FlowSpec, Manifest
 from cellrt.session import Session
 from cellrt.star_model import StarModel
 
+_FOLDER = Path(__file__).parent / "models"
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured of a bundled model, by cellrt's own benchmark; the model's card has more."""
+
+    set: str  # of the images, which the model was not trained on
+    images: int
+    ap50: float  # average precision, tp / (tp + fp + fn) over all objects, at an intersection over union of 0.5
+    mean_ap: float  # mean over 0.5, 0.55, ..., 0.9
+    side: int  # pixels: of the square image whose time was taken
+    seconds: float  # for `segment`, median
+    threads: int
+    full_width_seconds: float  # of a StarDist network of the usual width, in the same run
+
 
 def bundled_models() -> dict[str, Path]:
-    """Names and files of the models that ship with cellrt."""
-    return {path.stem: path for path in sorted((Path(__file__).parent / "models").glob("*.onnx"))}
+    """Names and files of the models that ship with cellrt; a card, NAME.md, lies beside each file."""
+    return {path.stem: path for path in sorted(_FOLDER.glob("*.onnx"))}
+
+
+def bundled_figures() -> dict[str, Figures]:
+    """What was measured of the models that ship with cellrt, by name."""
+    path = _FOLDER / "models.json"
+    if not path.is_file():
+        return {}
+    return {name: Figures(**figures) for name, figures in json.loads(path.read_text(encoding="utf-8")).items()}
+
+
+def find(model: str | Path) -> Path:
+    """The file of a model: a path as it is, and of a bundled model ("nuclei") that which ships with cellrt.
+
+    Raises `ModelError` for a name that is neither a file's nor a bundled model's; a path that ends in ".onnx" is never
+    taken for a name.
+    """
+    if isinstance(model, str) and not os.path.isfile(model):
+        names = bundled_models()
+        if model in names:
+            return names[model]
+        if not model.endswith(".onnx"):
+            raise ModelError(
+                f"expected a model file or one of the bundled models ({', '.join(names) or 'none'}), got {model!r}"
+            )
+    return Path(model)
 
 
 def load(
@@ -47,14 +90,8 @@ def load(
     ProviderError
         If ONNX Runtime is not installed or a provider that was asked for is not available.
     """
-    if isinstance(model, str) and not os.path.isfile(model):
-        names = bundled_models()
-        if model in names:
-            model = names[model]
-        elif not model.endswith(".onnx"):
-            raise ModelError(
-                f"expected a model file or one of the bundled models ({', '.join(names) or 'none'}), got {model!r}"
-            )
+    if not isinstance(model, bytes):
+        model = find(model)
     session = Session(model, providers=providers, threads=threads)
     text = session.metadata.get(METADATA_KEY)
     if text is None:

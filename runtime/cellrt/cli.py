@@ -1,4 +1,4 @@
-"""The command line: `cellrt segment | evaluate | info | selftest | export`.
+"""The command line: `cellrt segment | models | evaluate | info | selftest | export | train`.
 
 Exit codes: 0 all well; 1 something failed, said on stderr; 2 the command itself is wrong; 130 and 143 stopped by Ctrl-C
 and SIGTERM. An expected error is one line on stderr, never a traceback. Results go to stdout, progress and errors to
@@ -24,7 +24,7 @@ from typing import Any, TextIO
 from numpy.typing import NDArray
 
 from cellrt import cli_arguments, cli_evaluate, readers, write
-from cellrt.catalogue import load
+from cellrt.catalogue import bundled_figures, bundled_models, load
 from cellrt.errors import CellrtError, FileError
 from cellrt.flow_model import FlowModel
 from cellrt.image import as_image
@@ -66,10 +66,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     """Run one command, with its output out of the door."""
     try:
-        if argv[:1] == ["export"]:
-            return _export(argv[1:])
+        if argv[:1] in (["export"], ["train"]):
+            return _hand_over(argv[0], argv[1:])
         arguments = cli_arguments.parse(argv)
-        commands = {"segment": _segment, "evaluate": _evaluate, "info": _info, "selftest": _selftest}
+        commands = {
+            "segment": _segment,
+            "models": _models,
+            "evaluate": _evaluate,
+            "info": _info,
+            "selftest": _selftest,
+        }
         return commands[arguments.command](arguments)
     finally:
         print(end="", flush=True)  # here a disk that is full can still be said; at exit Python would, in its own way
@@ -367,14 +373,35 @@ def _selftest(arguments: argparse.Namespace) -> int:
     return OK if outcome.passed else FAILED
 
 
-def _export(argv: list[str]) -> int:
-    """Hand over to the exporter: a package of its own with requirements of its own, which announces this command."""
+def _models(arguments: argparse.Namespace) -> int:
+    """List the bundled models."""
+    figures = bundled_figures()
+    rows = [("NAME", "FINDS", "KIND", "SIZE", "LICENCE", "PRECISION", "TIME")]
+    for name, path in bundled_models().items():
+        manifest, found = load(name, providers=["cpu"]).manifest, figures.get(name)
+        measured = ("", "")
+        if found is not None:
+            measured = (
+                f"{found.ap50:.2f} on {found.images} images",
+                f"{found.seconds:.2g} s for {found.side} x {found.side}, {found.threads} threads",
+            )
+        size = f"{path.stat().st_size / 1e6:.1f} MB"
+        rows.append((name, manifest.description, manifest.head.kind, size, manifest.source.licence, *measured))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    return OK
+
+
+def _hand_over(name: str, argv: list[str]) -> int:
+    """Run a command of the exporter: a package of its own with requirements of its own, which announces it."""
     try:
-        (entry,) = importlib.metadata.entry_points(group="cellrt.commands", name="export")
+        (entry,) = importlib.metadata.entry_points(group="cellrt.commands", name=name)
         command = entry.load()
     except (ImportError, ValueError) as error:  # ValueError: no such entry point
         raise CellrtError(
-            f"expected the exporter to be installed, got: {error}; run: pip install 'cellrt[export]'"
+            f"expected the requirements of `cellrt {name}` to be installed, got: {error}; "
+            f"run: pip install 'cellrt[{name}]'"
         ) from None
     return int(command(argv))
 

@@ -1,5 +1,5 @@
-"""Training: label images -> targets -> a StarDist model folder.
+"""Training: images and masks -> a StarDist or Cellpose network and its ONNX file.
 
-One file per step: data (folders of images and masks, split), augment, targets, loss, evaluate, loop.
-`python -m cellrt_export.training --help` is the command line; it made the models that ship with cellrt.
+One file per step: data (folders, split by cluster), synthetic (drawn images), sampling, augment, targets, loss, loop;
+star and flow say what each kind of network learns and how well it does; run joins them, commands is `cellrt train`.
 """

@@ -1,12 +1,13 @@
-"""Folders of images and masks -> normalised training images, split by cluster.
+"""Folders of images and masks -> training samples, split by cluster.
 
-A set is a folder with `images/` and `masks/` whose files share base names; masks hold instance labels,
-0 = background. Colour images are read as their haematoxylin channel, so that nuclei are bright everywhere.
+Images are whatever `cellrt segment` reads. Masks are label images (0 = background) of the same base name, which may end
+in `_masks`, `_labels` or `_cp_masks`, or Cellpose's `name_seg.npy` beside the image or in the folder of masks.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +15,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage import color, io
+
+from cellrt import readers
+from cellrt.errors import CellrtError, FileError
+from cellrt.image import as_image
+from cellrt.seg_file import SUFFIX, read_seg
 
 log = logging.getLogger(__name__)
+
+Normalise = Callable[[NDArray[Any]], NDArray[np.float32]]
+Split = tuple[list["Sample"], list["Sample"]]
+
+_MASK_SUFFIXES = ("", "_masks", "_labels", "_cp_masks", "_mask", "_label")
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +35,19 @@ class Sample:
 
     name: str
     """`<set>/<base name>`."""
-    image: NDArray[np.float32]
-    """(Y, X), percentiles 1 and 99.8 mapped to 0 and 1."""
+    pixels: NDArray[Any]
+    """(C, Y, X), as in the file."""
     labels: NDArray[np.int32]
     """(Y, X), 0 = background."""
-    cluster: int
+    normalise: Normalise
+    """What the network's manifest will ask for: (C, Y, X) -> float32 (C, Y, X)."""
+    cluster: int = 0
     """Images of one field of view, as far as can be told, share this number within their set."""
+
+    @cached_property
+    def image(self) -> NDArray[np.float32]:
+        """float32 (C, Y, X), normalised."""
+        return self.normalise(self.pixels)
 
     @cached_property
     def diameter(self) -> float:
@@ -39,32 +56,43 @@ class Sample:
         return float(np.sqrt(4 / np.pi * np.median(areas[areas > 0]))) if areas.any() else 20.0
 
 
-def normalise(image: NDArray[Any]) -> NDArray[np.float32]:
-    """Map percentiles 1 and 99.8 of image (Y, X) to 0 and 1, as StarDist's examples do before prediction."""
-    low, high = np.percentile(image, (1, 99.8))
-    return ((image.astype(np.float32) - np.float32(low)) / np.float32(high - low + 1e-20)).astype(np.float32)
+def read_set(images: str | Path, masks: str | Path, *, n_channels: int, normalise: Normalise) -> list[Sample]:
+    """Read every image of a folder that has masks, in the order of the file names.
 
+    Parameters
+    ----------
+    images, masks : path
+        Folders; they may be one. An image without masks is left out with a warning.
+    n_channels : int
+        Channels that the network takes; a colour image for one channel becomes its mean.
+    normalise : callable
+        See `Sample`.
 
-def read_set(folder: str | Path) -> list[Sample]:
-    """Read every image of a set, in the order of the file names."""
-    folder = Path(folder)
-    paths = sorted((folder / "images").iterdir())
-    raw = [_read_gray(path) for path in paths]
-    masks = {path.stem: path for path in (folder / "masks").iterdir()}
-    samples = [
-        Sample(
-            name=f"{folder.name}/{path.stem}",
-            image=normalise(image),
-            labels=io.imread(masks[path.stem]).astype(np.int32),
-            cluster=cluster,
-        )
-        for path, image, cluster in zip(paths, raw, clusters(raw), strict=True)
-    ]
-    log.info("%s: %d images in %d clusters", folder.name, len(samples), len({s.cluster for s in samples}))
+    Raises
+    ------
+    FileError
+        If a folder or every pair of files is missing, or a file cannot be read.
+    CellrtError
+        If masks and image differ in size, or masks are no labels.
+    """
+    images, masks = Path(images), Path(masks)
+    found = _pairs(images, masks)
+    pixels = [_read_image(path, n_channels) for path, _ in found]
+    numbers = clusters([p.mean(0) for p in pixels])
+    name = images.parent.name if images.name == "images" else images.name
+    samples = []
+    for (path, mask), image, cluster in zip(found, pixels, numbers, strict=True):
+        labels = _read_labels(mask)
+        if labels.shape != image.shape[1:]:
+            raise CellrtError(
+                f"expected masks of {image.shape[1:]} pixels in {mask}, got {labels.shape}; check the pair"
+            )
+        samples.append(Sample(f"{name}/{path.stem}", image, labels, normalise, cluster))
+    log.info("%s: %d images in %d clusters", name, len(samples), len(set(numbers)))
     return samples
 
 
-def split(samples: list[Sample], *, fraction: float, seed: int) -> tuple[list[Sample], list[Sample]]:
+def split(samples: Sequence[Sample], *, fraction: float, seed: int) -> Split:
     """Divide one set into training and validation images, whole clusters at a time.
 
     Clusters go to validation in a random order until it holds `fraction` of the images; a cluster that would
@@ -82,8 +110,8 @@ def split(samples: list[Sample], *, fraction: float, seed: int) -> tuple[list[Sa
     return training, [s for s in samples if s.cluster in held_out]
 
 
-def clusters(images: list[NDArray[Any]]) -> list[int]:
-    """Number the groups of images that seem to be crops of one field of view.
+def clusters(images: Sequence[NDArray[Any]]) -> list[int]:
+    """Number the groups of images (Y, X) that seem to be crops of one field of view.
 
     Two images of the same shape are linked when an edge of one continues the opposite edge of the other
     (correlation of the two pixel rows above 0.95, at levels that agree), or when their intensity statistics
@@ -120,9 +148,58 @@ def _continues(p: NDArray[np.float64], q: NDArray[np.float64], span: float) -> b
     return bool(np.corrcoef(p, q)[0, 1] > 0.95)
 
 
-def _read_gray(path: Path) -> NDArray[Any]:
-    """An image (Y, X): as it is, or the haematoxylin channel of a colour image."""
-    image = io.imread(path)
-    if image.ndim == 2:
-        return np.asarray(image)
-    return np.asarray(color.rgb2hed(image[..., :3])[..., 0], np.float32)
+def _pairs(images: Path, masks: Path) -> list[tuple[Path, Path]]:
+    """Image files with their files of masks."""
+    for folder in (images, masks):
+        if not folder.is_dir():
+            raise FileError(f"expected a folder, got {folder}; give --images and --masks as folders")
+    mask_files = {path.name: path for path in sorted(masks.iterdir())}
+    found, alone = [], []
+    for path in sorted(images.iterdir()):
+        if path.suffix.lower() not in readers.EXTENSIONS or path.name.endswith(SUFFIX):
+            continue
+        if images == masks and any(path.stem.endswith(suffix) for suffix in _MASK_SUFFIXES[1:]):
+            continue
+        mask = _mask_of(path, mask_files, images == masks)
+        if mask is None:
+            alone.append(path.name)
+        else:
+            found.append((path, mask))
+    if alone:
+        log.warning("%s: %d images without masks are left out: %s", images, len(alone), ", ".join(alone[:5]))
+    if not found:
+        raise FileError(
+            f"expected masks in {masks} for the images in {images}, got none; they are found by name: "
+            f"cell.tif and cell.png, cell_masks.tif, cell_labels.tif or cell{SUFFIX}"
+        )
+    return found
+
+
+def _mask_of(image: Path, files: dict[str, Path], same_folder: bool) -> Path | None:
+    """The file of masks of an image; corrected ones (`_seg.npy`) come first."""
+    if (seg := files.get(image.stem + SUFFIX) or image.with_name(image.stem + SUFFIX)).exists():
+        return seg
+    for suffix in _MASK_SUFFIXES[same_folder:]:
+        for extension in readers.EXTENSIONS:
+            if (path := files.get(image.stem + suffix + extension)) is not None:
+                return path
+    return None
+
+
+def _read_image(path: Path, n_channels: int) -> NDArray[Any]:
+    """(C, Y, X) with the channels that the network takes."""
+    array, axes = readers.read(path)
+    if n_channels == 1 and array.ndim == 3 and array.shape[-1] in (3, 4):
+        colour = array[..., :3]
+        array, axes = (colour[..., 0] if (colour == colour[..., :1]).all() else colour.mean(-1)), "YX"
+    return as_image(array, axes, tuple(range(n_channels)) if array.ndim == 3 else None, n_channels=n_channels)
+
+
+def _read_labels(path: Path) -> NDArray[np.int32]:
+    """Labels int32 (Y, X)."""
+    if path.name.endswith(SUFFIX):
+        return read_seg(path).labels
+    array, _ = readers.read(path)
+    if array.ndim != 2 or array.dtype.kind not in "iu" or array.size == 0 or array.min() < 0 or array.max() >= 2**31:
+        raise CellrtError(f"expected labels (Y, X) of whole numbers from 0 in {path}, got {array.dtype} {array.shape}")
+    return array.astype(np.int32)

@@ -1,4 +1,4 @@
-"""How wrong a star network is: cross-entropy of the probability, weighted absolute error of the rays."""
+"""How wrong a network is: StarDist's loss of probability and rays, Cellpose's of flow and cell logit."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch.nn import functional
 # StarDist's defaults: train_loss_weights[1] and train_background_reg.
 DIST_WEIGHT = 0.2
 BACKGROUND_WEIGHT = 1e-4
+FLOW_SCALE = 5.0  # Cellpose's networks give flows of this length per step
 
 
 def star_loss(logit: Tensor, dist: Tensor, true_prob: Tensor, true_dist: Tensor) -> Tensor:
@@ -22,3 +23,12 @@ def star_loss(logit: Tensor, dist: Tensor, true_prob: Tensor, true_dist: Tensor)
     error = (true_prob * (dist - true_dist).abs()).mean() / (true_prob.mean() + torch.finfo(dist.dtype).eps)
     background = ((1 - true_prob) * dist.abs()).mean()
     return entropy + DIST_WEIGHT * (error + BACKGROUND_WEIGHT * background)
+
+
+def flow_loss(maps: Tensor, true_flow: Tensor, inside: Tensor) -> Tensor:
+    """Scalar loss of maps (N, 3, Y, X) against flow (N, 2, Y, X) of length 1 or 0 and inside (N, Y, X), 1 in cells.
+
+    Source: `_loss_fn_seg` in cellpose/train.py.
+    """
+    flow = functional.mse_loss(maps[:, :2], FLOW_SCALE * true_flow) / 2
+    return flow + functional.binary_cross_entropy_with_logits(maps[:, 2], inside)
