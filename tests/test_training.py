@@ -16,6 +16,7 @@ pytest.importorskip("h5py")
 pytest.importorskip("skimage")
 
 import cellrt  # noqa: E402
+from cellrt import metrics  # noqa: E402
 from cellrt_export.cpnet import CPNet  # noqa: E402
 from cellrt_export.star_net import StarNet2D  # noqa: E402
 from cellrt_export.training import commands, data, flow, loop, run, star, synthetic  # noqa: E402
@@ -326,6 +327,28 @@ def test_a_model_is_trained_exported_and_fine_tuned_from_the_command_line(kind, 
 
     assert commands.main([*first[:-2], "--seed", "1"]) == 1
     assert "got other plan; give the same ones to go on" in capsys.readouterr().err
+
+
+def test_fine_tuning_a_bundled_model_on_five_images_helps_on_others_of_their_kind(tmp_path):
+    """Nuclei that are darker than their ground, which the model has never seen."""
+    tifffile = pytest.importorskip("tifffile")
+    drawn = [s for s in synthetic.nuclei(7, 14, STAR.normalise) if s.labels.any() and s.diameter > 14][:10]
+    dark = [(np.iinfo(np.uint16).max - s.pixels[0], s.labels) for s in drawn]
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for k, (pixels, labels) in enumerate(dark[:5]):
+        tifffile.imwrite(tmp_path / "images" / f"{k}.tif", pixels)
+        tifffile.imwrite(tmp_path / "masks" / f"{k}.tif", labels.astype(np.uint16))
+    folders = ["--images", str(tmp_path / "images"), "--masks", str(tmp_path / "masks"), "-o", str(tmp_path / "dark")]
+    options = ["--augmentation", "contrast", "--steps", "80", "--rate", "0.001", "--batch", "4", "--patch", "96"]
+    assert commands.main(["star", "--start", "nuclei", *folders, *options, "--threads", "1"]) == 0
+
+    def precision(model):
+        pairs = [(labels, model.segment(pixels).labels) for pixels, labels in dark[5:]]
+        return metrics.matching_dataset(pairs, threshold=0.5).accuracy
+
+    before, after = (precision(cellrt.load(m)) for m in ("nuclei", str(tmp_path / "dark" / "dark.onnx")))
+    assert after > before + 0.2
 
 
 def test_wrong_commands_are_refused(tmp_path, capsys):

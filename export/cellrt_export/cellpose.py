@@ -35,6 +35,7 @@ def export(
     normalize: Normalize99Spec | None = None,
     name: str | None = None,
     licence: str | None = None,
+    description: str = "",
     precision: str = "fp32",
     diam_mean: float | None = None,
     flow_threshold: float | None = None,
@@ -59,6 +60,8 @@ def export(
         What the model calls itself. Default: the file's name.
     licence : str, optional
         Licence of the weights. Default: "not stated".
+    description : str, optional
+        What the model finds, in a few words.
     precision : "fp32" or "fp16"
         How weights are stored: as they are, or rounded to float16 in half the space. Arithmetic is float32 in both.
     diam_mean : float, optional
@@ -143,6 +146,7 @@ def export(
             licence=licence or "not stated",
             exporter=f"cellrt {cellrt.__version__}",
         ),
+        description=description,
         selftest=selftest.record(
             run, partial(flow.decode, spec=head), n_channels=network.n_channels, multiple=tile.multiple
         ),

@@ -39,6 +39,7 @@ def export(
     force: bool = False,
     name: str | None = None,
     licence: str | None = None,
+    description: str = "",
     precision: str = "fp32",
     flow_threshold: float | None = None,
     cellprob_threshold: float | None = None,
@@ -58,6 +59,8 @@ def export(
         What the model calls itself. Default: the file's name.
     licence : str, optional
         Licence of the weights. Default: "not stated".
+    description : str, optional
+        What the model finds, in a few words.
     precision : "fp32" or "fp16"
         How weights are stored: as they are, or rounded to float16 in half the space. Arithmetic is float32 in both.
     flow_threshold, cellprob_threshold, min_size : number, optional
@@ -111,6 +114,7 @@ def export(
         manifest = Manifest(
             name=name or weights.resolve().name.removesuffix(".pth"),
             head=head,
+            description=description,
             input=InputSpec(n_channels=network.sizes.n_channels),
             normalize=Normalize99Spec(rules="v4"),
             # every pixel of a tile knows of every other, and of nothing beyond

@@ -113,6 +113,7 @@ def _stardist(arguments: argparse.Namespace) -> object:
         normalize=PercentileSpec(low, high, joint=not arguments.per_channel),
         name=arguments.name,
         licence=arguments.licence,
+        description=arguments.description,
         precision=arguments.precision,
         prob_thresh=arguments.prob_thresh,
         nms_thresh=arguments.nms_thresh,
@@ -132,6 +133,7 @@ def _cellpose(arguments: argparse.Namespace) -> object:
         normalize=Normalize99Spec(low, high),
         name=arguments.name,
         licence=arguments.licence,
+        description=arguments.description,
         precision=arguments.precision,
         diam_mean=arguments.diam_mean,
         flow_threshold=arguments.flow_threshold,
@@ -150,6 +152,7 @@ def _cellpose_sam(arguments: argparse.Namespace) -> object:
         force=arguments.force,
         name=arguments.name,
         licence=arguments.licence,
+        description=arguments.description,
         precision=arguments.precision,
         flow_threshold=arguments.flow_threshold,
         cellprob_threshold=arguments.cellprob_threshold,
@@ -163,6 +166,7 @@ def _add_common(parser: argparse.ArgumentParser, *, default_name: str, recorded:
     parser.add_argument("--force", action="store_true", help="replace FILE if it is there")
     parser.add_argument("--name", help=f"what the model calls itself (default: {default_name})")
     parser.add_argument("--licence", help="licence of the weights (default: not stated)")
+    parser.add_argument("--description", default="", help="what the model finds, in a few words")
     parser.add_argument(
         "--precision",
         choices=("fp32", "fp16"),

@@ -33,6 +33,7 @@ def export(
     normalize: PercentileSpec | None = None,
     name: str | None = None,
     licence: str | None = None,
+    description: str = "",
     precision: str = "fp32",
     prob_thresh: float | None = None,
     nms_thresh: float | None = None,
@@ -53,6 +54,8 @@ def export(
         What the model calls itself. Default: the folder's name.
     licence : str, optional
         Licence of the weights. Default: "not stated".
+    description : str, optional
+        What the model finds, in a few words.
     precision : "fp32" or "fp16"
         How weights are stored: as they are, or rounded to float16 in half the space. Arithmetic is float32 in both.
     prob_thresh, nms_thresh : float, optional
@@ -127,6 +130,7 @@ def export(
             licence=licence or "not stated",
             exporter=f"cellrt {cellrt.__version__}",
         ),
+        description=description,
         selftest=selftest.record(run, partial(_decode, head), n_channels=config.n_channel_in, multiple=tile.multiple),
     )
     model = assemble(manifest)

@@ -131,6 +131,7 @@ def _add_common(parser: argparse.ArgumentParser, *, patch: int, kinds: tuple[str
     add("--compile", action="store_true", help="translate the network with the C++ compiler first: faster long runs")
     add("--name", help="what the model calls itself (default: the folder's name)")
     add("--licence", help="licence of the weights (default: not stated)")
+    add("--description", default="", help="what the model finds, in a few words")
     add("--precision", choices=("fp32", "fp16"), default="fp32", help="how weights are stored (default: %(default)s)")
 
 
@@ -167,6 +168,7 @@ def _run(kind: Kind, arguments: argparse.Namespace) -> Outcome:
         arguments.output,
         name=arguments.name,
         licence=arguments.licence,
+        description=arguments.description,
         precision=arguments.precision,
         n_drawn=arguments.drawn,
         drawn_share=arguments.drawn_share,

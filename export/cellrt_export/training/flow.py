@@ -201,6 +201,7 @@ class FlowKind:
         thresholds: Mapping[str, float],
         *,
         licence: str | None,
+        description: str,
         precision: str,
     ) -> ExportSummary:
         """Write a file that Cellpose opens and the ONNX file beside it."""
@@ -211,6 +212,7 @@ class FlowKind:
             force=True,
             normalize=self.normalize,
             licence=licence,
+            description=description,
             precision=precision,
             flow_threshold=thresholds["flow_threshold"],
             cellprob_threshold=thresholds["cellprob_threshold"],

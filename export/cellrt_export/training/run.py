@@ -52,6 +52,7 @@ class Kind(Protocol):
         thresholds: Mapping[str, float],
         *,
         licence: str | None,
+        description: str,
         precision: str,
     ) -> ExportSummary: ...
 
@@ -90,6 +91,7 @@ def run(
     *,
     name: str | None = None,
     licence: str | None = None,
+    description: str = "",
     precision: str = "fp32",
     n_drawn: int = 0,
     drawn_share: float = 0.2,
@@ -107,8 +109,8 @@ def run(
         Folder of the run; if an interrupted run of the same options is there, it goes on.
     name : str, optional
         What the model is called. Default: the folder's name.
-    licence : str, optional
-        Licence of the weights.
+    licence, description : str, optional
+        Licence of the weights; what the model finds, in a few words.
     precision : "fp32" or "fp16"
         How the ONNX file stores weights.
     n_drawn, drawn_share : int, float
@@ -165,7 +167,7 @@ def run(
     net = net.to("cpu").eval()
 
     scores, thresholds = _best_thresholds(kind, net, validation)
-    summary = kind.publish(net, output, name, thresholds, licence=licence, precision=precision)
+    summary = kind.publish(net, output, name, thresholds, licence=licence, description=description, precision=precision)
     difference = _difference(kind, net, summary.output)
     metrics = {"step": best["step"], "thresholds": dict(thresholds), "ious": IOUS, "torch_against_onnx": difference}
     counted = {key: asdict(s) | {"mean": s.mean, "images": len(validation[key])} for key, s in scores.items()}

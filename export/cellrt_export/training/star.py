@@ -171,7 +171,7 @@ class StarKind:
 
     def quick(self, net: StarNet2D, samples: Sequence[Sample]) -> list[Score]:
         """How well a network does at a few thresholds, to compare checkpoints by."""
-        return evaluate(net, samples, probs=(0.4, 0.5, 0.6), nms=(0.3,))
+        return evaluate(net, samples, probs=(0.5, 0.6, 0.7), nms=(0.3,))
 
     def scores(self, net: StarNet2D, samples: Sequence[Sample]) -> list[Score]:
         """How well a network does at all thresholds worth trying."""
@@ -198,6 +198,7 @@ class StarKind:
         thresholds: Mapping[str, float],
         *,
         licence: str | None,
+        description: str,
         precision: str,
     ) -> ExportSummary:
         """Write a StarDist folder and the ONNX file beside it."""
@@ -214,6 +215,7 @@ class StarKind:
             force=True,
             normalize=self.normalize,
             licence=licence,
+            description=description,
             precision=precision,
         )
 
