@@ -348,7 +348,7 @@ def read(stored: StoredGraph) -> TorchWeights:
         widths.append(stored.constants[name].shape[0])
     if not 1 <= len(widths) <= _MOST_LEVELS or head.n_style != widths[-1]:
         raise ModelError(
-            f"expected 1 to {_MOST_LEVELS} levels in {file}, the last of {head.n_style} channels, got {widths}; "
+            f"expected 1 to {_MOST_LEVELS} levels in {file}, the last {head.n_style} channels wide, got {widths}; "
             "use a file as cellrt export cellpose wrote it"
         )
     network = CpnetSizes(stored.manifest.input.n_channels, tuple(widths))
