@@ -1,4 +1,4 @@
-"""results/*.json -> the tables in README.md here and in the project's README.md, between their markers.
+"""results/*.json -> the tables here, in the project's README.md and in the models' cards, between their markers.
 
 Only committed results are read; nothing is measured. `--check` writes nothing and fails if a table is out of date.
 """
@@ -11,7 +11,8 @@ from pathlib import Path
 from harness import RESULTS, ROOT
 from peers import TITLES
 
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+MOST_TIME = 1 / 3  # of a full-width network's, asked of the bundled models
+MODELS = ROOT / "runtime" / "cellrt" / "models"
 SCRIPTS = ("kernels_speed", "segment_speed", "flow_speed", "cellpose_speed", "footprint")
 
 
@@ -88,25 +89,96 @@ def tables(details):
     return "\n".join(lines)
 
 
-def replaced(text, content):
+def accuracy_rows(rows):
+    """Table lines of average precision."""
+    yield "| held-out images | images | objects | AP at 0.5 | 0.7 | 0.9 | mean 0.5-0.9 | AP at 0.5, mean of images |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for row in rows:
+        ap = row["ap"]
+        yield (
+            f"| {row['what']} | {row['images']} | {row['objects']} | **{ap[0]:.3f}** | {ap[4]:.3f} | {ap[8]:.3f} "
+            f"| **{row['mean_ap']:.3f}** | {row['ap50_by_image']:.3f} |"
+        )
+
+
+def card(name):
+    """What a model's card says of its accuracy and speed."""
+    rows = _rows("bundled_models")
+    ours = [row | {"what": row["what"].split(", ", 1)[1]} for row in rows if row.get("model") == name and "ap" in row]
+    if name == "nuclei":
+        ours += [row for row in rows if row.get("model") == "star_torch"]
+    lines = [*accuracy_rows(ours), ""]
+    for row in rows:
+        if row.get("model") == name and "share" in row:
+            share = row["share"]
+            lines.append(
+                f"- {row['what'].split(': ')[1]}: {seconds(row['seconds']['median'])} on {row['threads']} threads, "
+                f"{share['median']:.2f} of the time of a full-width StarDist network in the same run "
+                f"({share['min']:.2f} to {share['max']:.2f}; asked: {MOST_TIME:.2f})"
+            )
+    return "\n".join(lines)
+
+
+def overview():
+    """What the project's README says of the models."""
+    rows = _rows("bundled_models")
+    timed = {row["model"]: row for row in rows if "share" in row and not row["options"]}
+    lines = [
+        "| | held-out images | AP at 0.5 | mean 0.5-0.9 | 1024 x 1024, 2 cores | of full-width StarDist's time |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        if "ap" in row and (row["what"].endswith("as they are") or row["model"] == "star_torch"):
+            time = timed.get(row["model"])
+            speed = "- | -" if time is None else f"{seconds(time['seconds']['median'])} | {time['share']['median']:.2f}"
+            name = (
+                "StarDist's torch port"
+                if time is None
+                else f"[`{row['model']}`](runtime/cellrt/models/{row['model']}.md)"
+            )
+            lines.append(
+                f"| {name} | {row['images']} of {row['set']} | {row['ap'][0]:.3f} | {row['mean_ap']:.3f} | {speed} |"
+            )
+    return "\n".join(lines)
+
+
+def _rows(name):
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text())["rows"] if path.exists() else []
+
+
+def sections():
+    """Files, the markers in them, and what belongs between."""
+    yield Path(__file__).with_name("README.md"), "bench", tables(details=True)
+    yield ROOT / "README.md", "bench", tables(details=False)
+    if _rows("bundled_models"):
+        yield ROOT / "README.md", "models", overview()
+        for path in sorted(MODELS.glob("*.md")):
+            yield path, "accuracy", card(path.stem)
+    if rows := _rows("fine_tuning"):
+        yield Path(__file__).with_name("README.md"), "fine-tuning", "\n".join(accuracy_rows(rows))
+
+
+def replaced(text, marker, content):
     """The text with `content` between its markers, or None if it has none."""
-    if BEGIN not in text or END not in text:
+    begin, end = f"<!-- {marker}:begin -->", f"<!-- {marker}:end -->"
+    if begin not in text or end not in text:
         return None
-    before, rest = text.split(BEGIN, 1)
-    return f"{before}{BEGIN}\n{content}\n{END}{rest.split(END, 1)[1]}"
+    before, rest = text.split(begin, 1)
+    return f"{before}{begin}\n{content}\n{end}{rest.split(end, 1)[1]}"
 
 
 def main():
-    """Write, or check, both files."""
+    """Write, or check, all tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a table is out of date")
     check = parser.parse_args().check
     stale = []
-    for path, details in ((Path(__file__).with_name("README.md"), True), (ROOT / "README.md", False)):
+    for path, marker, content in sections():
         text = path.read_text() if path.exists() else ""
-        new = replaced(text, tables(details))
+        new = replaced(text, marker, content)
         if new is None:
-            print(f"{path.relative_to(ROOT)} has no {BEGIN} ... {END}: left alone")
+            print(f"{path.relative_to(ROOT)} has no markers for {marker}: left alone")
         elif new != text:
             stale.append(path)
             if not check:

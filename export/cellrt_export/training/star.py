@@ -178,12 +178,12 @@ class StarKind:
         return evaluate(net, samples, probs=_PROBS, nms=_NMS)
 
     def choose(self, means: Sequence[float], scores: Sequence[Score]) -> int:
-        """The lowest probability threshold whose mean precision is within 0.005 of the best, the better of equals.
+        """The lowest probability threshold whose mean precision is within 0.01 of the best, the better of equals.
 
         The precision rises slowly with the threshold and then falls off a cliff, as objects reach no higher: the best
         place on these images is the edge, where other images lose their dimmer cells.
         """
-        good = [i for i, mean in enumerate(means) if mean >= max(means) - 0.005]
+        good = [i for i, mean in enumerate(means) if mean >= max(means) - 0.01]
         return min(good, key=lambda i: (scores[i].thresholds["prob"], -means[i]))
 
     def thresholds(self) -> dict[str, float]:
