@@ -756,9 +756,10 @@ def test_command_line_hands_cellpose_sam_over(
     monkeypatch.setattr(cellpose_sam, "export", lambda *paths, **options: calls.append((paths, options)) or "exported")
     output = tmp_path / "m.onnx"
     arguments = ["cellpose-sam", "cpsam", "-o", str(output), "--precision", "fp16", "--min-size", "3", "--force"]
+    arguments += ["--description", "anything"]
     assert commands.main(arguments) == 0
     assert capsys.readouterr().out == "exported\n"
-    chosen = {"force": True, "precision": "fp16", "min_size": 3}
+    chosen = {"force": True, "precision": "fp16", "min_size": 3, "description": "anything"}
     unset = dict.fromkeys(("name", "licence", "flow_threshold", "cellprob_threshold"))
     assert calls == [((Path("cpsam"), output), chosen | unset)]
 

@@ -13,7 +13,6 @@ from scipy.ndimage import gaussian_filter
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("h5py")
-pytest.importorskip("skimage")
 
 import cellrt  # noqa: E402
 from cellrt import metrics  # noqa: E402

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -49,6 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     try:
+        if arguments.compile and not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
+            raise CellrtError(
+                "expected a C++ compiler for --compile, got none on the PATH; leave it out"
+            )
         kind = _star(arguments) if arguments.kind == "star" else _flow(arguments)
         print(_told(_run(kind, arguments)))
     except CellrtError as error:

@@ -134,7 +134,11 @@ def run(
     for s in sets:
         samples = read_set(s.images, s.masks, n_channels=kind.n_channels, normalise=kind.normalise)
         divided.append(split(samples, fraction=s.validation, seed=split_seed))
-    training, validation = [d[0] for d in divided], {_name(d): d[1] for d in divided if d[1]}
+    training = [d[0] for d in divided]
+    validation: dict[str, list[Sample]] = {}
+    for d in divided:
+        if d[1]:
+            validation.setdefault(_name(d), []).extend(d[1])
     if not all(training):
         raise CellrtError("expected images to train on in every set, got all of one held out; lower --validation")
     names = {"training": _names(training), "validation": _names(validation.values())}
