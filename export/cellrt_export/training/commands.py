@@ -51,9 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         torch.set_num_threads(arguments.threads)
     try:
         if arguments.compile and not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
-            raise CellrtError(
-                "expected a C++ compiler for --compile, got none on the PATH; leave it out"
-            )
+            raise CellrtError("expected a C++ compiler for --compile, got none on the PATH; leave it out")
         kind = _star(arguments) if arguments.kind == "star" else _flow(arguments)
         print(_told(_run(kind, arguments)))
     except CellrtError as error:
