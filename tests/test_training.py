@@ -365,6 +365,43 @@ def test_a_run_of_another_kind_is_no_start(tmp_path, capsys):
     assert "got" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["--patch", "100"], 1, "expected --patch as a multiple of 16"),
+        (["--batch", "0"], 2, "expected a whole number above 0"),
+        (["--steps", "-3"], 2, "expected a whole number above 0"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(tmp_path, capsys, options, code, said):
+    images, masks = map(str, write_set(tmp_path / "discs", 2))
+    common = ["star", "--images", images, "--masks", masks, "-o", str(tmp_path / "run"), "--validation", "0"]
+    assert commands.main([*common, *options]) == code
+    assert said in capsys.readouterr().err
+
+
+def test_images_with_nan_are_named_before_training(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    images, masks = write_set(tmp_path / "discs", 2)
+    tifffile.imwrite(images / "1.tif", np.full((64, 72), np.nan, np.float32))
+    with pytest.raises(ValueError, match=r"1\.tif: expected"):
+        data.read_set(images, masks, n_channels=1, normalise=STAR.normalise)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path, monkeypatch):
+    loop.save(tmp_path / "last.pt", {"step": 1})
+
+    def full(state, path):
+        Path(path).write_bytes(b"half")
+        raise RuntimeError("no space left")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(ValueError, match="check permissions and disk space"):
+        loop.save(tmp_path / "last.pt", {"step": 2})
+    assert torch.load(tmp_path / "last.pt", weights_only=True) == {"step": 1}
+    assert not (tmp_path / "last.part").exists()
+
+
 def test_run_needs_images_to_train_on(tmp_path):
     images, masks = write_set(tmp_path / "discs", 2)
     everything = run.ImageSet(images=images, masks=masks, validation=1.0)

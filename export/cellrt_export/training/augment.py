@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch.nn import functional
 
+from cellrt.errors import CellrtError
 from cellrt_export.training.data import Sample
 
 _LATE = 0.6  # of the steps of a run
@@ -53,6 +54,12 @@ class Augmentation:
         if self.late_strength is None or progress < _LATE:
             return self
         return replace(self, strength=self.late_strength)
+
+
+def require_multiple(size: int, multiple: int) -> None:
+    """Raise `CellrtError` for a side of patches that the network does not take."""
+    if size < multiple or size % multiple:
+        raise CellrtError(f"expected --patch as a multiple of {multiple} pixels for this network, got {size}; round it")
 
 
 def random_patch(rng: np.random.Generator, sample: Sample, spec: Augmentation, *, size: int) -> tuple[Float, Labels]:

@@ -18,11 +18,10 @@ import torch
 
 from cellrt.catalogue import bundled_models
 from cellrt.errors import CellrtError
-from cellrt.manifest import StarSpec
+from cellrt.manifest import FlowSpec, Normalize99Spec, PercentileSpec, StarSpec
 from cellrt_export import cpnet, onnx_graph, star_net
 from cellrt_export.cpnet import CPNet
 from cellrt_export.star_folder import Thresholds, read_thresholds
-from cellrt_export.star_net import StarNet2D
 from cellrt_export.training.augment import Augmentation
 from cellrt_export.training.flow import FlowKind
 from cellrt_export.training.loop import Plan
@@ -77,18 +76,24 @@ def _parser() -> argparse.ArgumentParser:
     star = kinds.add_parser("star", help="a StarDist network: star-convex objects such as nuclei")
     _add_common(star, patch=192, kinds=("fluorescence", "stain", "contrast"))
     star.add_argument(
-        "--filters", type=int, default=StarKind.n_filters, help="at the finest level (default: %(default)s)"
+        "--filters", type=_whole, default=StarKind.n_filters, help="at the finest level (default: %(default)s)"
     )
     star.add_argument(
-        "--features", type=int, default=StarKind.n_features, help="of the last layer (default: %(default)s)"
+        "--features", type=_whole, default=StarKind.n_features, help="of the last layer (default: %(default)s)"
     )
-    star.add_argument("--depth", type=int, default=StarKind.depth, help="poolings in the U-Net (default: %(default)s)")
-    star.add_argument("--rays", type=int, default=StarKind.n_rays, help="per object (default: %(default)s)")
-    star.add_argument("--grid", type=int, default=StarKind.grid, help="pixels per sample (default: %(default)s)")
+    star.add_argument(
+        "--depth", type=_whole, default=StarKind.depth, help="poolings in the U-Net (default: %(default)s)"
+    )
+    star.add_argument("--rays", type=_whole, default=StarKind.n_rays, help="per object (default: %(default)s)")
+    star.add_argument("--grid", type=_whole, default=StarKind.grid, help="pixels per sample (default: %(default)s)")
     flow = kinds.add_parser("flow", help="a Cellpose network: cells of any shape")
     _add_common(flow, patch=128, kinds=("contrast", "fluorescence", "stain"))
     flow.add_argument(
-        "--widths", type=int, nargs="+", default=list(FlowKind.widths), help="channels per level (default: %(default)s)"
+        "--widths",
+        type=_whole,
+        nargs="+",
+        default=list(FlowKind.widths),
+        help="channels of each (default: %(default)s)",
     )
     flow.add_argument(
         "--diameter",
@@ -116,21 +121,21 @@ def _add_common(parser: argparse.ArgumentParser, *, patch: int, kinds: tuple[str
         metavar="F",
         help="share of each set that is held out, by fields of view (default: 0.15; with --start 0)",
     )
-    add("--drawn", type=int, default=0, metavar="N", help="add N synthetic images")
+    add("--drawn", type=_whole, default=0, metavar="N", help="add N synthetic images")
     add("--drawn-share", type=float, default=0.2, metavar="S", help="how often they are drawn (default: %(default)s)")
     add("--augmentation", choices=kinds, default=kinds[0], help="what the images show (default: %(default)s)")
     add("--strength", type=float, default=1.0, metavar="S", help="of augmentation, 0 to 1 (default: %(default)s)")
     add("--late-strength", type=float, metavar="S", help="the same in the last 40 %% of the run (default: as before)")
-    add("--channels", type=int, default=1, metavar="C", help="of the images (default: %(default)s)")
-    add("--steps", type=int, metavar="N", help="of the optimiser (default: 6000; with --start 300)")
+    add("--channels", type=_whole, default=1, metavar="C", help="of the images (default: %(default)s)")
+    add("--steps", type=_whole, metavar="N", help="of the optimiser (default: 6000; with --start 300)")
     add("--rate", type=float, metavar="R", help="peak learning rate (default: 0.002; with --start 0.0003)")
-    add("--patience", type=int, metavar="N", help="stop after N checkpoints without a better one")
-    add("--every", type=int, default=250, metavar="N", help="steps between checkpoints (default: %(default)s)")
-    add("--batch", type=int, default=8, metavar="N", help="patches per step (default: %(default)s)")
-    add("--patch", type=int, default=patch, metavar="PIXELS", help="side of a patch (default: %(default)s)")
+    add("--patience", type=_whole, metavar="N", help="stop after N checkpoints without a better one")
+    add("--every", type=_whole, default=250, metavar="N", help="steps between checkpoints (default: %(default)s)")
+    add("--batch", type=_whole, default=8, metavar="N", help="patches per step (default: %(default)s)")
+    add("--patch", type=_whole, default=patch, metavar="PIXELS", help="side of a patch (default: %(default)s)")
     add("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
     add("--split-seed", type=int, default=0, help="of what is held out (default: %(default)s)")
-    add("--threads", type=int, metavar="N", help="of torch (default: all cores)")
+    add("--threads", type=_whole, metavar="N", help="of torch (default: all cores)")
     add("--compile", action="store_true", help="translate the network with the C++ compiler first: faster long runs")
     add("--name", help="what the model calls itself (default: the folder's name)")
     add("--licence", help="licence of the weights (default: not stated)")
@@ -196,24 +201,41 @@ def _star(arguments: argparse.Namespace) -> StarKind:
     )
     if arguments.start is None:
         return kind
-    net, thresholds = _start_star(arguments.start)
-    return replace(kind, start=net, start_thresholds=thresholds, n_channels=net.config.n_channel_in)
+    return _start_star(kind, arguments.start)
 
 
-def _start_star(model: str) -> tuple[StarNet2D, Thresholds]:
-    """Network and thresholds of a StarDist folder, an exported file or a bundled model."""
+def _start_star(kind: StarKind, model: str) -> StarKind:
+    """Begin with a StarDist folder, an exported file or a bundled model, and with what that says of itself."""
     if Path(model).is_dir():
-        return star_net.load_folder(model), read_thresholds(Path(model))
-    head = onnx_graph.read(model).manifest.head
-    if not isinstance(head, StarSpec):
-        raise CellrtError(f"expected a star model to start from, got {model} of kind {head.kind!r}; train {head.kind}")
-    return star_net.load_onnx(model), Thresholds(head.prob_thresh, head.nms_thresh)
+        net, thresholds, spec = star_net.load_folder(model), read_thresholds(Path(model)), kind.normalize
+    else:
+        manifest = onnx_graph.read(model).manifest
+        head = manifest.head
+        if not isinstance(head, StarSpec) or not isinstance(manifest.normalize, PercentileSpec):
+            raise CellrtError(f"expected a star model to start from, got {model}, a {head.kind} model")
+        net, thresholds = star_net.load_onnx(model), Thresholds(head.prob_thresh, head.nms_thresh)
+        spec = manifest.normalize
+    if net.config.n_classes is not None:
+        raise CellrtError(f"expected a network without classes to start from, got {model}, which has them")
+    return replace(kind, start=net, start_thresholds=thresholds, n_channels=net.config.n_channel_in, normalize=spec)
 
 
 def _flow(arguments: argparse.Namespace) -> FlowKind:
     """A Cellpose network as asked for."""
     start = None if arguments.start is None else _start_flow(arguments.start)
     diameter = arguments.diameter if start is None else float(start.diam_mean)
+    kind = _flow_kind(arguments, start, diameter)
+    if start is None or not _is_exported(arguments.start):
+        return kind
+    manifest = onnx_graph.read(arguments.start).manifest
+    assert isinstance(manifest.head, FlowSpec)  # as cpnet.load_onnx has made sure
+    assert isinstance(manifest.normalize, Normalize99Spec)
+    thresholds = (manifest.head.flow_threshold, manifest.head.cellprob_threshold)
+    return replace(kind, start_thresholds=thresholds, normalize=manifest.normalize)
+
+
+def _flow_kind(arguments: argparse.Namespace, start: CPNet | None, diameter: float) -> FlowKind:
+    """As asked for, but for what an exported file says of itself."""
     return FlowKind(
         n_channels=arguments.channels if start is None else start.n_channels,
         widths=tuple(arguments.widths),
@@ -236,8 +258,18 @@ def _flow(arguments: argparse.Namespace) -> FlowKind:
 
 def _start_flow(model: str) -> CPNet:
     """The network of a file of Cellpose, an exported file or a bundled model."""
-    is_exported = model.endswith(".onnx") or model in bundled_models()
-    return cpnet.load_onnx(model) if is_exported else cpnet.load_weights(model)
+    return cpnet.load_onnx(model) if _is_exported(model) else cpnet.load_weights(model)
+
+
+def _is_exported(model: str) -> bool:
+    return model.endswith(".onnx") or model in bundled_models()
+
+
+def _whole(text: str) -> int:
+    """A whole number above 0."""
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 2**31:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
+    return int(text)
 
 
 def _told(outcome: Outcome) -> str:

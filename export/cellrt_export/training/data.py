@@ -73,7 +73,7 @@ def read_set(images: str | Path, masks: str | Path, *, n_channels: int, normalis
     FileError
         If a folder or every pair of files is missing, or a file cannot be read.
     CellrtError
-        If masks and image differ in size, or masks are no labels.
+        If masks and image differ in size, masks are no labels, or an image has NaN or no contrast.
     """
     images, masks = Path(images), Path(masks)
     found = _pairs(images, masks)
@@ -87,7 +87,12 @@ def read_set(images: str | Path, masks: str | Path, *, n_channels: int, normalis
             raise CellrtError(
                 f"expected masks of {image.shape[1:]} pixels in {mask}, got {labels.shape}; check the pair"
             )
-        samples.append(Sample(f"{name}/{path.stem}", image, labels, normalise, cluster))
+        sample = Sample(f"{name}/{path.stem}", image, labels, normalise, cluster)
+        try:
+            _ = sample.image  # here: not hours later, when the first patch of it is drawn
+        except CellrtError as error:
+            raise CellrtError(f"{path}: {error}") from error
+        samples.append(sample)
     log.info("%s: %d images in %d clusters", name, len(samples), len(set(numbers)))
     return samples
 

@@ -21,7 +21,7 @@ from cellrt_export import cellpose
 from cellrt_export.cpnet import CPNet
 from cellrt_export.summary import ExportSummary
 from cellrt_export.training import synthetic
-from cellrt_export.training.augment import Augmentation, random_patch
+from cellrt_export.training.augment import Augmentation, random_patch, require_multiple
 from cellrt_export.training.data import Sample
 from cellrt_export.training.evaluate import IOUS, Score, count
 from cellrt_export.training.loop import Batch
@@ -142,6 +142,8 @@ class FlowKind:
     """Median diameter that objects are scaled to, pixels."""
     start: CPNet | None = None
     """Network to begin with."""
+    start_thresholds: tuple[float, float] = (FlowSpec.flow_threshold, FlowSpec.cellprob_threshold)
+    """What a run without held-out images publishes: flow and cellprob; by default Cellpose's own."""
     augmentation: Augmentation
     batch_size: int = 8
     patch_size: int = 128
@@ -157,6 +159,7 @@ class FlowKind:
 
     def task(self, sampler: Sampler, samples: Sequence[Sample]) -> FlowTask:
         """What is learned; the diameter of unknown objects is the median of that of `samples`."""
+        require_multiple(self.patch_size, 2 ** (len(self.widths) - 1) if self.start is None else self.start.multiple)
         usual = float(np.median([sample.diameter for sample in samples]))
 
         def network() -> CPNet:
@@ -187,11 +190,8 @@ class FlowKind:
         return int(np.argmax(means))
 
     def thresholds(self) -> dict[str, float]:
-        """What is published where no image was held out to choose by: Cellpose's own."""
-        return {
-            "flow_threshold": FlowSpec.flow_threshold,
-            "cellprob_threshold": FlowSpec.cellprob_threshold,
-        }
+        """What is published where no image was held out to choose by."""
+        return dict(zip(("flow_threshold", "cellprob_threshold"), self.start_thresholds, strict=True))
 
     def publish(
         self,

@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cellrt.errors import FileError
+
 log = logging.getLogger(__name__)
 
 Batch = tuple[Tensor, ...]
@@ -140,7 +142,7 @@ def train(
                 best, stale = (score, 0) if score > best else (best, stale + 1)
             if checkpoint is not None:
                 state = {"net": net.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict()}
-                _save(checkpoint, state | {"step": done, "best": best, "stale": stale})
+                save(checkpoint, state | {"step": done, "best": best, "stale": stale})
             if plan.patience is not None and stale >= plan.patience:
                 log.info("stopped: no better network for %d checkpoints", stale)
                 break
@@ -173,8 +175,12 @@ def _average(average: nn.Module, net: nn.Module, keep: float) -> None:
             old.copy_(new)
 
 
-def _save(path: Path, state: dict[str, Any]) -> None:
-    """Write under another name first: a run killed here keeps its previous checkpoint."""
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write under another name first: a run killed here keeps what it had. Raises `FileError` where it cannot."""
     part = path.with_suffix(".part")
-    torch.save(state, part)
-    part.replace(path)
+    try:
+        torch.save(state, part)
+        part.replace(path)
+    except (OSError, RuntimeError) as error:  # torch's own for a disk that is full
+        part.unlink(missing_ok=True)
+        raise FileError(f"expected to write {path}, got: {error}; check permissions and disk space") from error

@@ -23,7 +23,7 @@ from cellrt.session import Session
 from cellrt_export.summary import ExportSummary
 from cellrt_export.training.data import Sample, read_set, split
 from cellrt_export.training.evaluate import IOUS, Score
-from cellrt_export.training.loop import Plan, Task, train
+from cellrt_export.training.loop import Plan, Task, save, train
 from cellrt_export.training.sampling import Sampler
 
 log = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ def run(
 
     def validate(net: torch.nn.Module, step: int) -> float:
         if not few:
-            torch.save({"net": net.state_dict(), "step": step}, best_file)
+            save(best_file, {"net": net.state_dict(), "step": step})
             return float(step)
         scores = {key: max(kind.quick(net, samples), key=lambda s: s.mean) for key, samples in few.items()}
         mean = float(np.mean([s.mean for s in scores.values()]))
@@ -162,7 +162,7 @@ def run(
         found = ", ".join(f"{key} {s.precision[0]:.3f} at 0.5, mean {s.mean:.3f}" for key, s in scores.items())
         log.info("step %d: %s%s", step, found, " (best)" if mean > best else "")
         if mean > best:
-            torch.save({"net": net.state_dict(), "step": step, "mean": mean}, best_file)
+            save(best_file, {"net": net.state_dict(), "step": step, "mean": mean})
         return mean
 
     net, _ = train(task, plan, checkpoint=output / "last.pt", at_checkpoint=validate)

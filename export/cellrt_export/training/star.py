@@ -21,7 +21,7 @@ from cellrt_export.star_folder import StarConfig, Thresholds
 from cellrt_export.star_net import StarNet2D, save_folder
 from cellrt_export.summary import ExportSummary
 from cellrt_export.training import synthetic
-from cellrt_export.training.augment import Augmentation, random_patch
+from cellrt_export.training.augment import Augmentation, random_patch, require_multiple
 from cellrt_export.training.data import Sample
 from cellrt_export.training.evaluate import IOUS, Score, count
 from cellrt_export.training.loop import Batch
@@ -159,6 +159,7 @@ class StarKind:
     def task(self, sampler: Sampler, samples: Sequence[Sample]) -> StarTask:
         """What is learned."""
         config = self.config
+        require_multiple(self.patch_size, max(config.multiple))
         return StarTask(
             network=lambda: StarNet2D(config, batch_norm=True) if self.start is None else deepcopy(self.start),
             sampler=sampler,
