@@ -100,35 +100,6 @@ def test_large_tiles_are_cut_where_memory_ends(model, monkeypatch):
     assert np.mean(got.labels != want.labels) < 1e-3
 
 
-def test_images_share_batches(model, monkeypatch):
-    """Small images of equal size fill batches; what comes out is what each gives alone, in order."""
-    images = [flow_network.image((60 + 40 * (i % 2), 70), seed=i)[0] for i in range(9)]
-    want = [model.segment(image, diameter=DIAMETER).labels for image in images]
-    batches = []
-    run = model._run_batch
-    monkeypatch.setattr(model, "_run_batch", lambda batch: batches.append(batch.shape) or run(batch))
-    got = list(model.segment_all(iter(images), diameter=DIAMETER, batch_size=3))
-    assert len(got) == len(want)
-    for cells, labels in zip(got, want, strict=True):
-        assert np.array_equal(cells.labels, labels)
-    assert sorted(shape[0] for shape in batches) == [1, 2, 3, 3]
-
-
-def test_many_shapes_do_not_wait_for_ever(model):
-    """Images that no other shares a shape with come out before all have been read."""
-    taken = []
-
-    def images():
-        for i in range(80):
-            taken.append(i)
-            yield flow_network.image((40 + 16 * (i % 10), 40 + 16 * (i // 10)), seed=i)[0]
-
-    stream = model.segment_all(images(), diameter=DIAMETER, batch_size=64)
-    next(stream)
-    assert len(taken) < 80
-    assert sum(1 for _ in stream) == 79
-
-
 def test_a_size_model_estimates_in_two_steps():
     model = cellrt.load(flow_network.model(size_model=True), providers=["cpu"])
     pixels, n_blobs = flow_network.image((160, 200), 22.0)
@@ -137,8 +108,9 @@ def test_a_size_model_estimates_in_two_steps():
     assert abs(diameter - 22) < 3
     assert model.predict(pixels).diameter == diameter
     assert len(model.segment(pixels)) == n_blobs
-    maps = list(model.predict_all([pixels, pixels[::-1]]))
-    assert maps[0].diameter == diameter
+    with model.stream([pixels, pixels[::-1]]) as results:
+        assert next(results).maps.diameter == diameter
+        assert abs(next(results).maps.diameter - diameter) < 1
     nothing = np.zeros((64, 64), np.float32)
     assert model.estimate_diameter(nothing)[0] == DIAMETER  # no cells: the size model's own
 
@@ -309,7 +281,10 @@ def test_odd_shapes(model, shape, options):
     assert model.segment(pixels, **{"diameter": DIAMETER} | options).labels.shape == shape
 
 
-def test_every_option_goes_through_segment_all(model):
+PREDICTING = ("axes", "channels", "diameter", "normalize", "invert", "resample", "augment", "tiles", "tile_overlap")
+
+
+def test_every_option_goes_through_a_stream(model):
     pixels, _ = flow_network.image((60, 70))
     options = {
         "axes": "YX",
@@ -332,31 +307,14 @@ def test_every_option_goes_through_segment_all(model):
     import inspect
 
     assert set(options) == set(inspect.signature(model.segment).parameters) - {"image"}
-    (cells,) = model.segment_all([pixels], **options)
-    assert np.array_equal(cells.labels, model.segment(pixels, **options).labels)
+    (result,) = model.stream([pixels], **options)
+    assert np.array_equal(result.instances.labels, model.segment(pixels, **options).labels)
+    assert np.array_equal(result.maps.maps, model.predict(pixels, **{k: options[k] for k in PREDICTING}).maps)
     with pytest.raises(TypeError, match="colour"):
-        model.segment_all([pixels], colour="red")
-    with pytest.raises(CellrtError, match="expected diameter"):
-        model.segment_all([], diameter=-3)
-
-
-@pytest.mark.parametrize("size_model", [False, True])
-def test_images_before_a_bad_one_come_out(size_model):
-    """An error in the middle, of an image or of whoever gives them, does not cost what came before."""
-    model = cellrt.load(flow_network.model(size_model=size_model), providers=["cpu"])
-    good = flow_network.image((60, 70))[0]
-
-    def camera():
-        yield good
-        yield good
-        raise OSError("camera gone")
-
-    for images, error in (([good, good, np.full((60, 70), np.nan), good], ImageError), (camera(), OSError)):
-        stream = model.segment_all(images, batch_size=64)
-        first, second = next(stream), next(stream)
-        assert len(first) == len(second) > 0
-        with pytest.raises(error):
-            next(stream)
+        model.stream([pixels], colour="red")
+    for bad in ({"diameter": -3}, {"flow_threshold": -1}, {"niter": -1}, {"tiles": "small"}, {"channels": (9,)}):
+        with pytest.raises(CellrtError, match="expected"):
+            model.stream([], **bad)
 
 
 def test_percentiles_given_replace_grey_values_of_the_manifest():
@@ -385,35 +343,11 @@ def test_missing_channels_are_zero_behind_the_normalisation(monkeypatch):
     """Cellpose 4 leaves channels out that the image does not have; zeros in the network's input are the same."""
     model = cellrt.load(flow_network.model(dynamics="v4", fixed_tile=True, n_style=0, n_channels=3), providers=["cpu"])
     seen = []
-    run = model._run_batch
-    monkeypatch.setattr(model, "_run_batch", lambda batch: seen.append(batch) or run(batch))
+    run = model._network
+    monkeypatch.setattr(model, "_network", lambda batch: seen.append(batch) or run(batch))
     pixels, _ = flow_network.image((200, 210))
     for normalize in (Normalize99Spec(lowhigh=(5.0, 9.0)), Normalize99Spec(tile_blocksize=64, invert=True)):
         model.predict(np.stack([pixels, 2 * pixels]), normalize=normalize, diameter=DIAMETER)
         assert seen[-1].shape[1] == 3
         assert not seen[-1][:, 2].any()
         assert seen[-1][:, 1].any()
-
-
-def test_finished_images_keep_their_maps_only(model):
-    """What waits for its turn holds neither its tiles nor the padded image."""
-    from cellrt.pool import Job
-
-    job = Job(
-        np.zeros((1, 20, 20), np.float32),
-        np.zeros((1, 32, 32), np.float32),
-        rescale=np.float64(1),
-        diameter=1.0,
-        rows=[(0, 16), (16, 32)],
-        columns=[(0, 32)],
-        crop=((6, 26), (6, 26)),
-        augment=False,
-        n_maps=3,
-    )
-    assert job.n_pixels == 400 + 1024
-    for index in range(2):
-        assert not job.is_done
-        job.take(index, np.full((3, 16, 32), index, np.float32), None)
-    assert job.is_done
-    assert job.n_pixels == 400
-    assert job.maps().shape == (3, 20, 20)

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -262,3 +263,53 @@ def test_instances_are_read_only(model):
         cells.labels[0, 0] = 1
     assert "objects in 128 x 128 pixels" in repr(cells)
     assert [len(outline) for outline in cells.polygons()] == [32] * len(cells)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
+def test_memory_of_runs_is_kept_for_the_next_and_given_back():
+    """Twice the same shape takes no new memory the second time; another shape or `release` gives it back."""
+    program = """
+import sys
+import numpy as np
+from cellrt.catalogue import find
+from cellrt.session import Session
+
+def megabytes():
+    lines = open("/proc/self/status").read().splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
+
+session = Session(find("nuclei"), providers=["cpu"], threads=1)
+image = np.random.default_rng(0).random((1, 1, 1024, 1024), np.float32)
+first = session.run(image)["maps"].copy()
+before = megabytes()
+session.run(image[:, :, ::-1].copy())
+assert np.array_equal(session.run(image)["maps"], first)
+assert abs(megabytes() - before) < 20, "kept"
+session.run(image[:, :, :64, :64].copy())
+assert megabytes() < before - 60, "another shape"
+session.run(image)
+session.release()
+assert megabytes() < before - 60, "released"
+session.release()
+assert np.array_equal(session.run(image)["maps"], first)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+def test_outputs_stay_what_they_are(model):
+    """Outputs of one run are not those of a later one or of another thread's, of one shape and of several."""
+    images = [np.full((1, 1, 64 + 16 * (i % 2), 64), 0.1 * i, np.float32) for i in range(6)]
+    want = [model._session.run(image)["maps"].copy() for image in images]
+    barrier = threading.Barrier(len(images))
+
+    def hold(index):
+        for _ in range(20):
+            maps = model._session.run(images[index])["maps"]
+            barrier.wait(30)
+            if not np.array_equal(maps, want[index]):
+                return False
+        return True
+
+    with ThreadPoolExecutor(len(images)) as pool:
+        assert all(pool.map(hold, range(len(images))))
+    model.release()

@@ -190,8 +190,8 @@ def test_network(name, opened):
 def test_network_of_a_stack(opened):
     case = np.load(cellpose_reference_file("v3_stitch.npz"))
     model = opened(cellpose_reference_file("models", "cpnet_synth"))
-    planes = model.predict_all(case["normalized"], axes="YXC", diameter=model.head.diam_mean, normalize=None)
-    for plane, net_out, style in zip(planes, case["net_out_netres"], case["style"], strict=True):
+    for image, net_out, style in zip(case["normalized"], case["net_out_netres"], case["style"], strict=True):
+        plane = model.predict(image, axes="YXC", diameter=model.head.diam_mean, normalize=None)
         assert np.abs(plane.maps - net_out.transpose(2, 0, 1)).max() <= 1e-4
         assert np.abs(plane.style - style).max() <= 1e-5
 
@@ -339,10 +339,10 @@ def test_diameter(name, opened):
 def test_many_images_as_one_by_one(opened):
     model = opened(GOLDEN_CELLPOSE / "models" / "cells")
     cases = [load(name) for name in ("two_channels", "tiny", "augment_tall", "upscaled")]
-    found = model.segment_all([case["image"] for case in cases], channels=(1, 2), diameter=17.0)
-    for case, cells in zip(cases, found, strict=True):
+    found = model.stream([case["image"] for case in cases], channels=(1, 2), diameter=17.0)
+    for case, result in zip(cases, found, strict=True):
         alone = model.segment(case["image"], channels=(1, 2), diameter=17.0)
-        assert average_precision(cells.labels, alone.labels, 0.9) == 1.0
+        assert average_precision(result.instances.labels, alone.labels, 0.9) == 1.0
 
 
 # ---- one function each

@@ -16,21 +16,17 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from numpy.typing import NDArray
-
 from cellrt import cli_arguments, cli_evaluate, readers, write
 from cellrt.catalogue import bundled_figures, bundled_models, load
 from cellrt.errors import CellrtError, FileError
-from cellrt.flow_model import FlowModel
-from cellrt.image import as_image
-from cellrt.instances import Instances
+from cellrt.flow_model import FlowMaps, FlowModel
 from cellrt.manifest import FlowSpec, Manifest, Normalize99Spec, StarSpec
 from cellrt.star_model import StarModel
+from cellrt.stream import STAGES, Segmented
 
 OK, FAILED, INTERRUPTED, TERMINATED = 0, 1, 130, 143  # and 2, with which argparse exits
 
@@ -136,37 +132,37 @@ def _segment(arguments: argparse.Namespace) -> int:
     _check_outputs(images, (path for paths in outputs for path in paths))
     model = load(arguments.model, providers=arguments.providers, threads=arguments.threads)
     cli_arguments.check_kind(arguments, model.manifest.head.kind)
-    if isinstance(model, FlowModel):
-        model.predict_all((), **_flow_options(model, arguments))  # of no image: it checks the options
+    options = _flow_options(model, arguments) if isinstance(model, FlowModel) else _star_options(arguments)
+    model.stream((), **options).close()  # of no image: it checks the options
     _make_folder(arguments.output)
     for folder in {arguments.output, *(stem.parent for stem in stems)}:
         write.sweep(folder)
 
+    def save(result: Segmented) -> None:
+        _save(model, result, stems[result.index], arguments)
+
     failures: list[str] = []
     told = True
     progress = sys.stderr is not None and sys.stderr.isatty()
-    for index, (image, stem, paths) in enumerate(zip(images, stems, outputs, strict=True)):
-        if progress:
-            _say(f"\r{index + 1}/{len(images)} {image.name}\x1b[K", sys.stderr, end="")
-        try:
-            line = _segment_one(model, image, stem, arguments)
-        except (CellrtError, OSError, MemoryError) as error:
-            smaller = "--tiles upstream" if isinstance(model, FlowModel) else "more and smaller tiles with --tiles"
-            advice = f"expected the image to fit in memory; ask for {smaller}, or cut the image"
-            reason = advice if isinstance(error, MemoryError) else str(error)
-            # Results of an earlier run must not pass for this one's. They are not deleted either: a wrong option would
-            # cost all of them.
-            older = ", ".join(path.name for path in write.set_aside(paths))
-            stale = ", ".join(path.name for path in paths if os.path.exists(path))
-            reason += f" (results of an earlier run are kept as {older})" if older else ""
-            reason += f" ({stale}: still of an earlier run)" if stale else ""
-            failures.append(f"{image}: {reason}")
-            line = f"{image}  failed"
-        if progress:
-            _say("\r\x1b[K", sys.stderr, end="")
-        # The files are the product and the lines a report: a batch that runs over night is not given up because its
-        # log's disk is full or its pager was closed.
-        told = _say(line, sys.stdout) and told
+    with model.stream(images, write=save, **options) as results:
+        for result, image, paths in zip(results, images, outputs, strict=True):
+            error = result.error
+            if error is None:
+                line = _told(result, image, arguments)
+            elif isinstance(error, (CellrtError, OSError, MemoryError)):
+                failures.append(f"{image}: {_reason(error, model, paths)}")
+                line = f"{image}  failed"
+            else:
+                raise error
+            if progress:
+                _say("\r\x1b[K", sys.stderr, end="")
+            # The files are the product and the lines a report: a batch that runs over night is not given up because
+            # its log's disk is full or its pager was closed.
+            told = _say(line, sys.stdout) and told
+            if progress and result.index + 1 < len(images):
+                _say(f"\r{result.index + 1}/{len(images)} done", sys.stderr, end="")
+    if arguments.profile:
+        told = _say(_occupancy(results.profile), sys.stdout) and told
     for failure in failures:
         _complain(failure)
     if failures:
@@ -204,75 +200,73 @@ def _identity(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _segment_one(model: StarModel | FlowModel, path: Path, stem: Path, arguments: argparse.Namespace) -> str:
-    """Read, segment and write one image; returns the line to print."""
-    start = time.perf_counter()
-    array, axes = readers.read(path, arguments.axes)
-    if isinstance(model, FlowModel):
-        cells, remark = _segment_flow(model, array, axes, path, stem, arguments)
-    else:
-        cells, remark = _segment_star(model, array, axes, path, stem, arguments), ""
-    seconds = time.perf_counter() - start
-    rate = cells.labels.size / 1e6 / seconds
-    return f"{path}  {len(cells)} objects  {remark}{seconds:.2f} s  {rate:.2f} megapixels/s"
+def _told(result: Segmented, image: Path, arguments: argparse.Namespace) -> str:
+    """The line of an image that was done."""
+    assert result.instances is not None
+    seconds = sum(result.seconds.values())
+    rate = result.instances.labels.size / 1e6 / seconds
+    estimated = isinstance(result.maps, FlowMaps) and arguments.diameter is None
+    remark = f"diameter {result.maps.diameter:.1f}  " if estimated else ""
+    return f"{image}  {len(result.instances)} objects  {remark}{seconds:.2f} s  {rate:.2f} megapixels/s"
 
 
-def _segment_star(
-    model: StarModel, array: NDArray[Any], axes: str | None, path: Path, stem: Path, arguments: argparse.Namespace
-) -> Instances:
-    """Segment and write one image with a star model."""
-    pixels = as_image(array, axes, arguments.channels, n_channels=model.manifest.input.n_channels)
-    cells = model.segment(
-        pixels,
-        axes="CYX",
-        normalize=arguments.normalize,
-        prob_thresh=arguments.prob_thresh,
-        nms_thresh=arguments.nms_thresh,
-        scale=arguments.scale,
-        tiles=arguments.tiles,
+def _reason(error: Exception, model: StarModel | FlowModel, paths: Sequence[Path]) -> str:
+    """Why an image failed, and what became of the results of earlier runs for it."""
+    smaller = "--tiles upstream" if isinstance(model, FlowModel) else "more and smaller tiles with --tiles"
+    advice = f"expected the image to fit in memory; ask for {smaller}, or cut the image"
+    reason = advice if isinstance(error, MemoryError) else str(error)
+    # Results of an earlier run must not pass for this one's. They are not deleted either: a wrong option would cost all
+    # of them.
+    older = ", ".join(path.name for path in write.set_aside(paths))
+    stale = ", ".join(path.name for path in paths if os.path.exists(path))
+    reason += f" (results of an earlier run are kept as {older})" if older else ""
+    return reason + (f" ({stale}: still of an earlier run)" if stale else "")
+
+
+def _occupancy(profile: dict[str, float]) -> str:
+    """Where the time of a run went, as text."""
+    passed = profile["passed"]
+    rows = [f"{stage:<10} {profile[stage]:8.2f} s  {profile[stage] / passed:4.0%}" for stage in (*STAGES, "idle")]
+    told = "Stages, added up over images; workers overlap, the network runs alone and idles while it waits for them:"
+    return "\n".join([told, *rows, f"{'passed':<10} {passed:8.2f} s"])
+
+
+def _save(model: StarModel | FlowModel, result: Segmented, stem: Path, arguments: argparse.Namespace) -> None:
+    """Write the files of one image."""
+    assert result.instances is not None
+    assert result.pixels is not None
+    if isinstance(model, StarModel):
+        names = model.head.class_names
+        image = result.pixels
+        write.write(result.instances, stem, arguments.save, image=image, class_names=names, source=result.source)
+        return
+    write.write(
+        result.instances,
+        stem,
+        arguments.save,
+        image=result.pixels if "overlay" in arguments.save else None,
+        maps=result.maps.maps,
+        channels=arguments.channels or ((0, 0) if len(result.pixels) == 1 else (1, 2)),
+        diameter=result.maps.diameter,
+        source=result.source,
     )
-    names = model.head.class_names
-    write.write(cells, stem, arguments.save, image=pixels, class_names=names, source=path)
-    return cells
+
+
+def _star_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the command line asks of a star model, as options of `StarModel.segment`."""
+    names = ("axes", "channels", "normalize", "prob_thresh", "nms_thresh", "scale", "tiles")
+    return {name: getattr(arguments, name) for name in names}
 
 
 def _flow_options(model: FlowModel, arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the command line asks of the network, as options of `FlowModel.predict`."""
-    return {
-        "channels": arguments.channels,
+    """What the command line asks of a flow model, as options of `FlowModel.segment`."""
+    names = ("axes", "channels", "normalize", "invert", "flow_threshold", "cellprob_threshold", "niter", "min_size")
+    return {name: getattr(arguments, name) for name in names} | {
         "diameter": model.head.diam_labels if arguments.diameter == "model" else arguments.diameter,
-        "normalize": arguments.normalize,
-        "invert": arguments.invert,
         "resample": arguments.resample is None,
         "augment": arguments.augment is not None,
         "tiles": arguments.tiles or "upstream",
     }
-
-
-def _segment_flow(
-    model: FlowModel, array: NDArray[Any], axes: str | None, path: Path, stem: Path, arguments: argparse.Namespace
-) -> tuple[Instances, str]:
-    """Segment and write one image with a flow model; returns also what to say of a diameter that was not given."""
-    pixels = as_image(array, axes, n_channels=None)
-    maps = model.predict(array, axes=axes, **_flow_options(model, arguments))
-    cells = model.decode(
-        maps,
-        flow_threshold=arguments.flow_threshold,
-        cellprob_threshold=arguments.cellprob_threshold,
-        niter=arguments.niter,
-        min_size=arguments.min_size,
-    )
-    write.write(
-        cells,
-        stem,
-        arguments.save,
-        image=pixels if "overlay" in arguments.save else None,
-        maps=maps.maps,
-        channels=arguments.channels or ((0, 0) if len(pixels) == 1 else (1, 2)),
-        diameter=maps.diameter,
-        source=path,
-    )
-    return cells, f"diameter {maps.diameter:.1f}  " if arguments.diameter is None else ""
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:

@@ -108,6 +108,9 @@ def _parser() -> argparse.ArgumentParser:
         help="star models: numbers of tiles of the network's input as Y,X (default: by size). Flow models: upstream "
         "for tiles as Cellpose has them (default), or large ones, which are faster and change cells here and there",
     )
+    segment.add_argument(
+        "--profile", action="store_true", help="say at the end how long reading, network, decoding and writing took"
+    )
     star = segment.add_argument_group(f"options of {_KINDS['star']}")
     star.add_argument("--prob-thresh", type=_fraction, help="least probability of an object (default: the model's)")
     star.add_argument("--nms-thresh", type=_fraction, help="most overlap of two objects (default: the model's)")

@@ -1,15 +1,15 @@
 """A flow model: image, channels, normalise, resize, pad, tile, session, blend, flow head.
 
-`FlowModel.segment` is the table of contents of Cellpose's side of this package; `pool` runs the tiles of several images
-in full batches.
+`FlowModel.predict` is the table of contents of Cellpose's side of this package.
 """
 
 from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -23,15 +23,15 @@ from cellrt.instances import Instances
 from cellrt.manifest import FlowSpec, Manifest, Normalize99Spec
 from cellrt.model import Model
 from cellrt.normalize99 import normalize99
-from cellrt.pool import Job, pooled
+from cellrt.pool import Found, Job, Work, complete
 from cellrt.resize import require_size
 from cellrt.session import Session
+from cellrt.stream import Route
 from cellrt.tile import cellpose_padding, halving, largest, overlapping
 
 Normalize = Normalize99Spec | tuple[float, float] | Literal["model"] | None
 Tiles = Literal["upstream", "large"]
 _OVERLAP = 0.1  # share of a tile, upstream's default
-_DECODING = ("flow_threshold", "cellprob_threshold", "niter", "min_size", "max_size_fraction", "interpolate")
 
 # CPnet needs about 0.7 kB per pixel that it reads at once: 0.4 GB. Twice as large tiles are hardly faster.
 MAX_TILE_PIXELS = 600_000
@@ -73,6 +73,9 @@ class FlowMaps:
         """The logit of being inside a cell, float32 (y, x)."""
         cellprob: NDArray[np.float32] = self.maps[2]
         return cellprob
+
+
+_NOTHING = FlowMaps(np.full((3, 1, 1), -1, np.float32), (1, 1), None, 1.0, 1)
 
 
 class FlowModel(Model):
@@ -191,15 +194,6 @@ class FlowModel(Model):
             interpolate=interpolate,
         )
 
-    def segment_all(self, images: Iterable[ArrayLike], **options: Any) -> Iterator[Instances]:
-        """Find the objects of many images, in order; the options and errors are those of `segment`.
-
-        The tiles of several images fill a batch together, so that a network run is never half empty. Images are taken
-        from the iterable as they are needed; at most 64 wait for their batch.
-        """
-        decoding = {name: options.pop(name) for name in _DECODING if name in options}
-        return (self.decode(maps, **decoding) for maps in self.predict_all(images, **options))
-
     def predict(
         self,
         image: ArrayLike,
@@ -216,44 +210,54 @@ class FlowModel(Model):
         batch_size: int = 4,
     ) -> FlowMaps:
         """Run the network on one image; parameters and errors as in `segment`."""
-        (maps,) = self.predict_all(
-            [image],
-            axes=axes,
-            channels=channels,
-            diameter=diameter,
-            normalize=normalize,
-            invert=invert,
-            resample=resample,
-            augment=augment,
-            tiles=tiles,
-            tile_overlap=tile_overlap,
-            batch_size=batch_size,
-        )
+        option = self._option(diameter, tiles, tile_overlap, batch_size, resample=resample, augment=augment)
+        pixels = as_image(image, axes, None, n_channels=None)
+        ready = self._ready(pixels, self._numbers(channels), self._normalization(normalize, invert), self._threads)
+        maps = complete(self._work(ready, option, lambda maps: Found(None, maps)), self._network).maps
+        assert isinstance(maps, FlowMaps)
         return maps
 
-    def predict_all(
+    def _streaming(
         self,
-        images: Iterable[ArrayLike],
         *,
         axes: str | None = None,
         channels: Sequence[int] | None = None,
         diameter: float | None = None,
         normalize: Normalize = "model",
         invert: bool | None = None,
+        flow_threshold: float | None = None,
+        cellprob_threshold: float | None = None,
+        niter: int | None = None,
         resample: bool = True,
         augment: bool = False,
+        min_size: int | None = None,
+        max_size_fraction: float = flow.MAX_SIZE_FRACTION,
+        interpolate: bool = True,
         tiles: Tiles = "upstream",
         tile_overlap: float = _OVERLAP,
         batch_size: int = 4,
-    ) -> Iterator[FlowMaps]:
-        """Run the network on many images, in order, in batches that they share; parameters as in `segment`."""
-        run = _Run(resample=resample, augment=augment, tiles=tiles, overlap=tile_overlap, batch_size=batch_size)
-        self._check(run)
-        known = None if diameter is None else _positive(diameter)
-        spec = self._normalization(normalize, invert)
-        numbers = None if channels is None else cellpose_numbers(channels, self.manifest.input.n_channels, self._pair)
-        ready = (self._ready(image, axes, numbers, spec) for image in images)
-        return self._predict_all(ready, known, run)
+    ) -> Route:
+        """How the images of a stream go; the options of `segment`."""
+        option = self._option(diameter, tiles, tile_overlap, batch_size, resample=resample, augment=augment)
+        spec, numbers = self._normalization(normalize, invert), self._numbers(channels)
+        decoding: dict[str, Any] = {
+            "flow_threshold": flow_threshold,
+            "cellprob_threshold": cellprob_threshold,
+            "niter": niter,
+            "min_size": min_size,
+            "max_size_fraction": max_size_fraction,
+            "interpolate": interpolate,
+        }
+        self._decode(_NOTHING, threads=1, **decoding)  # it checks them
+
+        def found(maps: FlowMaps) -> Found:
+            return Found(self._decode(maps, threads=1, **decoding), maps)
+
+        return Route(
+            axes,
+            partial(as_image, channels=None, n_channels=None),
+            lambda pixels: self._work(self._ready(pixels, numbers, spec, threads=1), option, found),
+        )
 
     def decode(
         self,
@@ -285,18 +289,21 @@ class FlowModel(Model):
         interpolate : bool
             Follow the flow between pixels. False (Cellpose 1 to 3 only): in steps from pixel to pixel.
         """
-        return flow.decode(
-            maps.maps,
-            self.head,
-            steps=niter or maps.steps,
+        return self._decode(
+            maps,
             flow_threshold=flow_threshold,
             cellprob_threshold=cellprob_threshold,
+            niter=niter,
             min_size=min_size,
             max_size_fraction=max_size_fraction,
             interpolate=interpolate,
-            out_shape=maps.shape,
             threads=self._threads,
         )
+
+    def _decode(self, maps: FlowMaps, *, niter: int | None, threads: int, **options: Any) -> Instances:
+        """Instances of maps; the options of `decode`."""
+        steps = niter or maps.steps
+        return flow.decode(maps.maps, self.head, steps=steps, out_shape=maps.shape, threads=threads, **options)
 
     def estimate_diameter(
         self,
@@ -328,12 +335,11 @@ class FlowModel(Model):
                 "expected a model with a size model, got one without; give the diameter, or export the model with "
                 "--size-model"
             )
-        run = _Run(resample=False, augment=augment, tiles="upstream", overlap=_OVERLAP, batch_size=batch_size)
-        self._check(run)
-        numbers = None if channels is None else cellpose_numbers(channels, self.manifest.input.n_channels, self._pair)
-        ready = self._ready(image, axes, numbers, self._normalization(normalize, invert))
-        ((_, diameter, from_style),) = self._estimate_all([ready], run)
-        return diameter, from_style
+        option = self._option(None, "upstream", _OVERLAP, batch_size, resample=False, augment=augment)
+        pixels = as_image(image, axes, None, n_channels=None)
+        ready = self._ready(pixels, self._numbers(channels), self._normalization(normalize, invert), self._threads)
+        sizes = complete(self._sized(ready, option, lambda *sizes: Found(None, sizes)), self._network).maps
+        return sizes[0], sizes[1]
 
     def style(
         self,
@@ -380,18 +386,32 @@ class FlowModel(Model):
         """Whether channels are chosen as Cellpose 1 to 3 do: cells, then nuclei."""
         return self.head.dynamics == "v3"
 
-    def _ready(
-        self, image: ArrayLike, axes: str | None, channels: tuple[int, ...] | None, spec: Normalize99Spec | None
-    ) -> NDArray[np.float32]:
-        """The channels that the network gets, normalised; float32 (C, Y, X)."""
-        pixels = cellpose_channels(
-            as_image(image, axes, None, n_channels=None),
-            channels,
-            n_channels=self.manifest.input.n_channels,
-            pair=self._pair,
+    def _option(
+        self, diameter: float | None, tiles: str, overlap: float, batch_size: int, *, resample: bool, augment: bool
+    ) -> _Run:
+        """Options of `predict`, checked."""
+        run = _Run(
+            diameter=None if diameter is None else _positive(diameter),
+            resample=resample,
+            augment=augment,
+            tiles=tiles,
+            overlap=overlap,
+            batch_size=batch_size,
         )
+        self._check(run)
+        return run
+
+    def _numbers(self, channels: Sequence[int] | None) -> tuple[int, ...] | None:
+        """Channels by Cellpose's numbers, checked."""
+        return None if channels is None else cellpose_numbers(channels, self.manifest.input.n_channels, self._pair)
+
+    def _ready(
+        self, image: NDArray[Any], channels: tuple[int, ...] | None, spec: Normalize99Spec | None, threads: int
+    ) -> NDArray[np.float32]:
+        """The channels that the network gets of an image (C, Y, X), normalised; float32 (C, Y, X)."""
+        pixels = cellpose_channels(image, channels, n_channels=self.manifest.input.n_channels, pair=self._pair)
         if spec is not None:
-            return normalize99(pixels, spec, threads=self._threads)
+            return normalize99(pixels, spec, threads=threads)
         if not np.isfinite(pixels).all():
             raise ImageError(
                 "expected finite pixels, got NaN or infinity; replace them first, for example with numpy.nan_to_num"
@@ -419,42 +439,34 @@ class FlowModel(Model):
                 ) from None
         return spec if invert is None else replace(spec, invert=bool(invert))
 
-    def _predict_all(
-        self, images: Iterable[NDArray[np.float32]], diameter: float | None, run: _Run
-    ) -> Iterator[FlowMaps]:
-        """Maps of normalised images, in order."""
-        if diameter is None and self.head.size_model is not None:
-            plain = replace(run, augment=False, overlap=_OVERLAP)  # upstream's estimate takes neither option
-            jobs = (
-                self._job(image, np.float64(self.head.diam_mean / estimate), estimate, run)
-                for image, estimate, _ in self._estimate_all(images, plain)
-            )
-        else:
-            known = self.head.diam_labels if diameter is None else diameter
-            jobs = (self._job(image, self._rescale(known), known, run) for image in images)
-        for job in self._pooled(jobs, run):
-            yield self._maps(job, run)
+    def _work(self, image: NDArray[np.float32], run: _Run, then: Callable[[FlowMaps], Found]) -> Job:
+        """A normalised image on its way to its maps, by way of its diameter if that is to be estimated."""
 
-    def _estimate_all(
-        self, images: Iterable[NDArray[np.float32]], run: _Run
-    ) -> Iterator[tuple[NDArray[np.float32], float, float]]:
-        """Each image with the estimate of its diameter, and what its style alone says."""
+        def known(diameter: float, rescale: np.floating[Any]) -> Job:
+            return self._job(image, rescale, diameter, run, lambda job: then(self._maps(job, run)))
+
+        if run.diameter is None and self.head.size_model is not None:
+            plain = replace(run, augment=False, overlap=_OVERLAP)  # upstream's estimate takes neither option
+            diam_mean = self.head.diam_mean
+            return self._sized(image, plain, lambda estimate, _: known(estimate, np.float64(diam_mean / estimate)))
+        diameter = self.head.diam_labels if run.diameter is None else run.diameter
+        return known(diameter, self._rescale(diameter))
+
+    def _sized(self, image: NDArray[np.float32], run: _Run, then: Callable[[float, float], Work | Found]) -> Job:
+        """A normalised image on its way to the estimate of its diameter and what its style alone says of it."""
         model = self.head.size_model
         assert model is not None  # the callers ask
-        weights, style_mean = np.array(model.weights), np.array(model.style_mean)
         run = replace(run, resample=False, tiles="upstream")
-        unknown = self.head.diam_labels
-        first = (self._job(image, self._rescale(unknown), unknown, run) for image in images)
 
-        def second() -> Iterator[Job]:
-            for job in self._pooled(first, run):
-                log_ratio = float(weights @ (job.style() - style_mean)) + model.offset
-                # a style of zeros has no direction: NaN, for which upstream takes the mean too
-                from_style = model.diam_mean * math.exp(log_ratio) if log_ratio < 50 else model.diam_mean
-                from_style = max(5.0, from_style)
-                yield self._job(job.image, np.float64(model.diam_mean / from_style), from_style, run)
+        def style_known(job: Job) -> Job:
+            log_ratio = float(np.array(model.weights) @ (job.style() - np.array(model.style_mean))) + model.offset
+            # a style of zeros has no direction: NaN, for which upstream takes the mean too
+            from_style = model.diam_mean * math.exp(log_ratio) if log_ratio < 50 else model.diam_mean
+            from_style = max(5.0, from_style)
+            rescale = np.float64(model.diam_mean / from_style)
+            return self._job(image, rescale, from_style, run, cells_known)
 
-        for job in self._pooled(second(), run):
+        def cells_known(job: Job) -> Work | Found:
             cells = flow.decode(
                 self._maps(job, run).maps,
                 self.head,
@@ -462,17 +474,16 @@ class FlowModel(Model):
                 cellprob_threshold=0.0,
                 min_size=15,  # upstream's defaults, whatever the model's
                 interpolate=False,
-                out_shape=(job.image.shape[1], job.image.shape[2]),
+                out_shape=(image.shape[1], image.shape[2]),
                 threads=self._threads,
             )
             areas = np.bincount(cells.labels.reshape(-1))[1:]
             found = areas[areas > 0]
             diameter = float(np.median(np.sqrt(found)) / (math.sqrt(math.pi) / 2)) if found.size else model.diam_mean
-            yield job.image, diameter, job.diameter
+            return then(diameter, job.diameter)
 
-    def _pooled(self, jobs: Iterable[Job], run: _Run) -> Iterator[Job]:
-        """The network run on all tiles of the jobs, which come back in order."""
-        return pooled(jobs, self._run_batch, batch_size=run.batch_size, max_pixels=MAX_TILE_PIXELS)
+        unknown = self.head.diam_labels
+        return self._job(image, self._rescale(unknown), unknown, run, style_known)
 
     def _rescale(self, diameter: float) -> np.floating[Any]:
         """What an image is resized by for objects of a known diameter; in the precision that upstream has it in.
@@ -484,7 +495,14 @@ class FlowModel(Model):
         precision = np.float32 if self.head.dynamics == "v3" else np.float64
         return precision(precision(self.head.diam_mean) / precision(diameter))
 
-    def _job(self, image: NDArray[np.float32], rescale: np.floating[Any], diameter: float, run: _Run) -> Job:
+    def _job(
+        self,
+        image: NDArray[np.float32],
+        rescale: np.floating[Any],
+        diameter: float,
+        run: _Run,
+        then: Callable[[Job], Work | Found],
+    ) -> Job:
         """An image resized, padded and cut into tiles."""
         precision = type(rescale)
         shape, scaled = (image.shape[1], image.shape[2]), image
@@ -508,6 +526,7 @@ class FlowModel(Model):
             )
         else:
             rows, columns = overlapping(sides, side=side, overlap=run.overlap)
+        tile_pixels = (rows[0][1] - rows[0][0]) * (columns[0][1] - columns[0][0])
         crop_y, crop_x = ((before, before + length) for (before, _), length in zip(pads, scaled.shape[1:], strict=True))
         return Job(
             image,
@@ -519,6 +538,8 @@ class FlowModel(Model):
             crop=(crop_y, crop_x),
             augment=run.augment,
             n_maps=self.head.n_maps,
+            batch_size=min(run.batch_size, max(1, MAX_TILE_PIXELS // tile_pixels)),
+            then=then,
         )
 
     def _resized(self, planes: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
@@ -547,6 +568,7 @@ class FlowModel(Model):
 class _Run:
     """How the network is run."""
 
+    diameter: float | None
     resample: bool
     augment: bool
     tiles: str

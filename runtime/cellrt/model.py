@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from cellrt import selftest
 from cellrt.errors import ModelError
 from cellrt.instances import Instances
 from cellrt.manifest import Manifest
-from cellrt.session import Session
+from cellrt.session import Outputs, Session
+from cellrt.stream import Route, Segmented, Stream
 
 
 class Model(ABC):
@@ -49,19 +51,85 @@ class Model(ABC):
     def segment(self, image: ArrayLike, *args: Any, **options: Any) -> Instances:
         """Find the objects of one image; the options are those of `StarModel.segment` or `FlowModel.segment`."""
 
+    def stream(
+        self,
+        images: Iterable[Any],
+        *,
+        in_flight: int | None = None,
+        workers: int | None = None,
+        ordered: bool = True,
+        write: Callable[[Segmented], None] | None = None,
+        **options: Any,
+    ) -> Stream:
+        """Find the objects of many images, one after the other, while others are read, decoded and written.
+
+        The cells are those of `segment` with the same options.
+
+        Parameters
+        ----------
+        images : iterable
+            Arrays; paths of image files; or functions without parameters that give an array, or an array and its axes
+            (a letter each). Taken one by one as they are needed, by another thread.
+        in_flight : int, optional
+            Images that may be on their way at once, those that wait for you included. They bound the memory: of each
+            there are its pixels, what the network sees, its results. Default: twice the workers and 2.
+        workers : int, optional
+            Threads that read, normalise, decode and write beside the one that runs the network. Default: as many as
+            usable cores, 2 to 8.
+        ordered : bool
+            Give results in the order of the images; False: as they are done.
+        write : callable, optional
+            Called in a worker with each result that has instances, before you get it: write files there, and they are
+            written while the network works. What it raises becomes the image's error.
+        **options
+            Those of `segment`. `axes` is for arrays: files and functions may know better.
+
+        Returns
+        -------
+        Stream
+            An iterator over `Segmented`. An image that fails is one with an `error`, and the others go on. What the
+            iterable itself raises is raised after the results before it. Leaving a `with` block, `close()` or letting
+            go of the iterator ends all threads.
+
+        Raises
+        ------
+        CellrtError
+            If an option is out of range.
+        """
+        return Stream(
+            images,
+            self._streaming(**options),
+            self._network,
+            in_flight=in_flight,
+            workers=workers,
+            ordered=ordered,
+            write=write,
+        )
+
+    @abstractmethod
+    def _streaming(self, *args: Any, **options: Any) -> Route:
+        """How the images of a stream go, with the options of `segment`, which are checked here."""
+
     @abstractmethod
     def _decode_whole(self, maps: NDArray[np.float32]) -> Instances:
         """Instances of the maps (C, Y, X) of an image that is one tile without padding."""
+
+    def release(self) -> None:
+        """Give the memory that the network's last run needed back to the system.
+
+        It is kept for the next run, so that images of one shape are segmented faster. Call this before a long pause.
+        """
+        self._session.release()
 
     def selftest(self) -> selftest.Outcome:
         """Run the manifest's self-test; raises `ModelError` if the file has none."""
         spec = self.manifest.selftest
         if spec is None:
             raise ModelError("expected a model with a self-test, got none; export it again with this cellrt")
-        maps = self._run_batch(selftest.recipe(self.manifest.input.n_channels, spec.shape))["maps"][0]
+        maps = self._network(selftest.recipe(self.manifest.input.n_channels, spec.shape))["maps"][0]
         return selftest.compare(maps, self._decode_whole(maps), spec)
 
-    def _run_batch(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    def _network(self, batch: NDArray[np.float32]) -> Outputs:
         """The network's outputs by name for float32 (N, C, y, x); the shape of its maps is checked."""
         outputs = self._session.run(batch)
         head = self.manifest.head

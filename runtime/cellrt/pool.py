@@ -1,30 +1,133 @@
-"""Tiles of several images through one network, in full batches.
+"""Images cut into tiles, and the tiles of one or several images through the network in full batches.
 
-A `Job` is one image cut into tiles; `pooled` takes jobs one after the other, runs their tiles in batches of one shape
-and gives the jobs back in order, each as soon as its last tile came back. Knows batches, flips and order; never what
-the maps mean, nor the session.
+A `Work` is one image on its way: tiles to run and what follows when they came back, which may be another `Work` (the
+size of the objects is known now). A `Queue` hands out batches of tiles of one shape, those of the oldest image first;
+`run_batch` runs one, `complete` a whole image. `Job` is the work of networks whose tiles are blended. Knows batches,
+flips and order; never what the maps mean, nor the session.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cellrt.instances import Instances
 from cellrt.stitch import Blend
 from cellrt.tile import Span
 
-# Images that wait for their last tiles to fill a batch: together at most so many, and so many pixels.
-_MAX_WAITING_IMAGES = 64
-_MAX_WAITING_PIXELS = 1 << 24
+# float32 (N, C, y, x) -> ``maps`` float32 (N, M, y, x) and, where the network has one, ``style`` float32 (N, n)
+Network = Callable[[NDArray[np.float32]], dict[str, NDArray[np.float32]]]
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What became of an image."""
+
+    instances: Instances | None
+    """None where only the maps were asked for."""
+    maps: Any = None
+    """What `FlowModel.predict` gives, of a flow model."""
+
+
+class Work(Protocol):
+    """One image on its way through the network."""
+
+    @property
+    def n_tiles(self) -> int:
+        """Calls of the network that it needs."""
+
+    @property
+    def tile_shape(self) -> tuple[int, int]:
+        """What each of them reads, pixels (y, x)."""
+
+    @property
+    def batch_size(self) -> int:
+        """Tiles that the network should run on at once."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all tiles came back."""
+
+    def tile(self, index: int) -> NDArray[np.float32]:
+        """The network's input for one tile, (C, y, x)."""
+
+    def take(self, index: int, maps: NDArray[np.float32], style: NDArray[np.float32] | None) -> None:
+        """Take the network's output for one tile, of which only copies should be kept: the memory is the network's.
+
+        Tiles come in order.
+        """
+
+    def finish(self) -> Work | Found:
+        """Once all tiles came back: the result, or what the network has to do next."""
+
+
+class Queue:
+    """Works whose tiles wait for the network."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[Work, int]] = deque()  # with the first tile that was not handed out
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, work: Work, *, first: bool = False) -> None:
+        """Add a work; `first`: it is of an older image than those that wait."""
+        if first:
+            self._waiting.appendleft((work, 0))
+        else:
+            self._waiting.append((work, 0))
+
+    def batch(self) -> list[tuple[Work, int]]:
+        """The next tiles, all of one shape; fewer than a full batch only where no more wait behind one another."""
+        tiles: list[tuple[Work, int]] = []
+        while self._waiting:
+            work, begin = self._waiting[0]
+            if tiles and work.tile_shape != tiles[0][0].tile_shape:
+                break
+            end = min(work.n_tiles, begin + work.batch_size - len(tiles))
+            tiles += ((work, index) for index in range(begin, end))
+            if end < work.n_tiles:
+                self._waiting[0] = (work, end)
+                break
+            self._waiting.popleft()
+        return tiles
+
+    def drop(self, work: Work) -> None:
+        """Forget a work's tiles."""
+        self._waiting = deque(entry for entry in self._waiting if entry[0] is not work)
+
+
+def run_batch(tiles: Sequence[tuple[Work, int]], network: Network) -> list[Work]:
+    """Run the network on tiles of one shape; returns the works of which all tiles came back now."""
+    images = [work.tile(index) for work, index in tiles]
+    batch = np.stack(images) if len(images) > 1 else np.ascontiguousarray(images[0])[np.newaxis]
+    outputs = network(batch)
+    styles = outputs.get("style", itertools.repeat(None))
+    for (work, index), maps, style in zip(tiles, outputs["maps"], styles, strict=False):
+        work.take(index, maps, style)
+    return list({id(work): work for work, _ in tiles if work.is_done}.values())
+
+
+def complete(work: Work, network: Network) -> Found:
+    """Take one image all the way."""
+    result: Work | Found = work
+    while not isinstance(result, Found):
+        queue = Queue()
+        queue.put(result)
+        while queue:
+            run_batch(queue.batch(), network)
+        result = result.finish()
+    return result
 
 
 class Job:
-    """One image on its way through the network: its tiles, and what came out of them so far.
+    """The work of a network whose tiles are blended.
 
     Parameters
     ----------
@@ -42,6 +145,10 @@ class Job:
         Every second column of tiles is shown to the network upside down, every second row mirrored.
     n_maps : int
         Channels that come out.
+    batch_size : int
+        As of every `Work`.
+    then : callable
+        What `finish` does with the job.
     """
 
     def __init__(
@@ -56,9 +163,12 @@ class Job:
         crop: tuple[Span, Span],
         augment: bool,
         n_maps: int,
+        batch_size: int,
+        then: Callable[[Job], Work | Found],
     ) -> None:
         self.image, self.rescale, self.diameter = image, rescale, diameter
-        self._padded, self._crop, self._augment = padded, crop, augment
+        self.batch_size = batch_size
+        self._padded, self._crop, self._augment, self._then = padded, crop, augment, then
         self._tiles = [(row, column) for row in rows for column in columns]
         self._n_columns = len(columns)
         self.tile_shape = (rows[0][1] - rows[0][0], columns[0][1] - columns[0][0])
@@ -66,11 +176,6 @@ class Job:
         self._blend = Blend(n_maps, rows, columns) if self.n_tiles > 1 else None
         self._maps: NDArray[np.float32] | None = None
         self._style: NDArray[np.float32] | None = None
-
-    @property
-    def n_pixels(self) -> int:
-        """What it holds on to: pixels of the image and, until all tiles came back, of what the network sees."""
-        return int(self.image[0].size + self._padded[0].size)
 
     @property
     def is_done(self) -> bool:
@@ -97,8 +202,13 @@ class Job:
         self._left -= 1
         if self.is_done:
             whole = maps if self._blend is None else self._blend.finish()
-            self._maps = np.ascontiguousarray(whole[:, slice(*self._crop[0]), slice(*self._crop[1])])
+            # a copy: the network uses the memory of its outputs again
+            self._maps = whole[:, slice(*self._crop[0]), slice(*self._crop[1])].copy()
             self._padded, self._blend = self._padded[:, :0].copy(), None  # the job may wait for others
+
+    def finish(self) -> Work | Found:
+        """Whatever follows."""
+        return self._then(self)
 
     def maps(self) -> NDArray[np.float32]:
         """The maps without padding, contiguous; handed over once, when the job is done."""
@@ -119,64 +229,3 @@ class Job:
         steps = (-1 if self._augment and odd % 2 else 1 for odd in (column, row))
         flip_y, flip_x = (slice(None, None, step) for step in steps)
         return slice(None), flip_y, flip_x
-
-
-def pooled(
-    jobs: Iterable[Job],
-    run: Callable[[NDArray[np.float32]], dict[str, NDArray[np.float32]]],
-    *,
-    batch_size: int,
-    max_pixels: int,
-) -> Iterator[Job]:
-    """Run the tiles of all jobs; yields the jobs in order. An error of `jobs` is raised after those before it came out.
-
-    Parameters
-    ----------
-    jobs : iterable of Job
-        Taken one by one, as they are needed.
-    run : callable
-        float32 (N, C, y, x) -> ``maps`` float32 (N, M, y, x) and, where the network has one, ``style`` float32 (N, n).
-    batch_size : int
-        Tiles in a batch, as far as `max_pixels` allows; the last ones of a shape may be fewer.
-    max_pixels : int
-        Of all tiles in a batch.
-    """
-    waiting: deque[Job] = deque()
-    queues: defaultdict[tuple[int, int], list[tuple[Job, int]]] = defaultdict(list)
-
-    def flush(queue: list[tuple[Job, int]]) -> None:
-        if queue:
-            outputs = run(np.stack([job.tile(index) for job, index in queue]))
-            styles = outputs.get("style", itertools.repeat(None))
-            for (job, index), maps, style in zip(queue, outputs["maps"], styles, strict=False):
-                job.take(index, maps, style)
-            queue.clear()
-
-    jobs = iter(jobs)
-    failure: Exception | None = None
-    while True:
-        try:
-            job = next(jobs)
-        except StopIteration:
-            break
-        except Exception as error:  # what came before it is finished first
-            failure = error
-            break
-        waiting.append(job)
-        queue = queues[job.tile_shape]
-        full = min(batch_size, max(1, max_pixels // (job.tile_shape[0] * job.tile_shape[1])))
-        for index in range(job.n_tiles):
-            queue.append((job, index))
-            if len(queue) >= full:
-                flush(queue)
-        if len(waiting) >= _MAX_WAITING_IMAGES or sum(one.n_pixels for one in waiting) > _MAX_WAITING_PIXELS:
-            for queue in queues.values():
-                flush(queue)
-        while waiting and waiting[0].is_done:
-            yield waiting.popleft()
-    for queue in queues.values():
-        flush(queue)
-    while waiting:
-        yield waiting.popleft()
-    if failure is not None:
-        raise failure

@@ -1,12 +1,13 @@
 """A star model: image, normalise, (resize,) tile, session, star head.
 
-`StarModel.segment` is the table of contents of StarDist's side of this package.
+`StarModel._work` is the table of contents of StarDist's side of this package.
 """
 
 from __future__ import annotations
 
 import numbers
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -19,10 +20,12 @@ from cellrt.instances import Instances
 from cellrt.manifest import Manifest, PercentileSpec, StarSpec
 from cellrt.model import Model
 from cellrt.normalize import normalize as normalize_image
+from cellrt.pool import Found, complete
 from cellrt.resize import require_size, zoom_linear
 from cellrt.session import Session
 from cellrt.stitch import place
-from cellrt.tile import Tile, padded, plan
+from cellrt.stream import Route
+from cellrt.tile import Tile, checked, padded, plan
 
 # A full-width StarDist network needs about 0.25 kB per pixel that it reads at once: 1.1 GB. Smaller tiles need less
 # memory, but compute their halos more often.
@@ -97,21 +100,18 @@ class StarModel(Model):
         CapacityError
             If there are too many candidates to suppress: `prob_thresh` is too low.
         """
-        pixels = as_image(image, axes, channels, n_channels=self.manifest.input.n_channels)
-        factors = _factors(scale, (pixels.shape[1], pixels.shape[2]))
-        ready, shape = self._prepare(pixels, normalize, factors)
-        head = self.head
-        collector = star.Collector(
-            head,
-            shape=shape,
-            padded=(ready.shape[1], ready.shape[2]),
-            prob_thresh=head.prob_thresh if prob_thresh is None else prob_thresh,
-            nms_thresh=head.nms_thresh if nms_thresh is None else nms_thresh,
+        work = self._work(
+            self._pixels(image, axes, channels),
+            normalize=normalize,
+            prob_thresh=prob_thresh,
+            nms_thresh=nms_thresh,
+            scale=scale,
+            tiles=tiles,
             threads=self._threads,
         )
-        for tile, maps in self._run(ready, tiles):
-            collector.add(maps, origin=tile.origin, window=tile.window(head.grid))
-        return collector.finish(out_shape=(pixels.shape[1], pixels.shape[2]), scale=(1 / factors[0], 1 / factors[1]))
+        found = complete(work, self._network).instances
+        assert found is not None
+        return found
 
     def predict(
         self,
@@ -131,18 +131,83 @@ class StarModel(Model):
             ``class_prob`` float32 (n_classes + 1, Y / grid, X / grid) if the network tells classes apart; sides are
             rounded up.
         """
-        pixels = as_image(image, axes, channels, n_channels=self.manifest.input.n_channels)
-        ready, shape = self._prepare(pixels, normalize, (1.0, 1.0))
+        pixels = self._pixels(image, axes, channels)
+        ready, shape = self._prepare(pixels, normalize, (1.0, 1.0), self._threads)
         head = self.head
         grid_y, grid_x = head.grid
         whole = np.empty((head.n_maps, ready.shape[1] // grid_y, ready.shape[2] // grid_x), np.float32)
-        for tile, maps in self._run(ready, tiles):
+        for tile in self._plan(ready, tiles):
+            maps = self._network(np.ascontiguousarray(_cut(ready, tile))[np.newaxis])["maps"][0]
             place(whole, maps, tile, head.grid)
         whole = whole[:, : -(-shape[0] // grid_y), : -(-shape[1] // grid_x)]
         maps_by_name = {"prob": whole[0], "dist": whole[1 : 1 + head.n_rays]}
         if head.n_classes is not None:
             maps_by_name["class_prob"] = whole[1 + head.n_rays :]
         return maps_by_name
+
+    def _streaming(
+        self,
+        *,
+        axes: str | None = None,
+        channels: int | Sequence[int] | None = None,
+        normalize: Normalize = "model",
+        prob_thresh: float | None = None,
+        nms_thresh: float | None = None,
+        scale: float | tuple[float, float] | None = None,
+        tiles: tuple[int, int] | None = None,
+    ) -> Route:
+        """How the images of a stream go; the options of `segment`."""
+        options: dict[str, Any] = {
+            "normalize": self._percentiles(normalize),
+            "prob_thresh": prob_thresh,
+            "nms_thresh": nms_thresh,
+            "scale": scale,
+            "tiles": tiles,
+        }
+        for name, value in (("prob_thresh", prob_thresh), ("nms_thresh", nms_thresh)):
+            if value is not None:
+                star.threshold(name, value)
+        checked(tiles)
+        _factors(scale, None)
+        return Route(
+            axes,
+            partial(self._pixels, channels=channels),
+            partial(self._work, threads=1, **options),
+        )
+
+    def _pixels(self, image: ArrayLike, axes: str | None, channels: int | Sequence[int] | None = None) -> NDArray[Any]:
+        """The channels that the network gets, (C, Y, X), as they are."""
+        return as_image(image, axes, channels, n_channels=self.manifest.input.n_channels)
+
+    def _work(
+        self,
+        pixels: NDArray[Any],
+        *,
+        normalize: Normalize,
+        prob_thresh: float | None,
+        nms_thresh: float | None,
+        scale: float | tuple[float, float] | None,
+        tiles: tuple[int, int] | None,
+        threads: int,
+    ) -> _Work:
+        """One image (C, Y, X) on its way: normalised, cut into tiles; the rest is up to `_Work`."""
+        factors = _factors(scale, (pixels.shape[1], pixels.shape[2]))
+        ready, shape = self._prepare(pixels, normalize, factors, threads)
+        head = self.head
+        collector = star.Collector(
+            head,
+            shape=shape,
+            padded=(ready.shape[1], ready.shape[2]),
+            prob_thresh=head.prob_thresh if prob_thresh is None else prob_thresh,
+            nms_thresh=head.nms_thresh if nms_thresh is None else nms_thresh,
+            threads=threads,
+        )
+        finish = partial(
+            collector.finish,
+            out_shape=(pixels.shape[1], pixels.shape[2]),
+            scale=(1 / factors[0], 1 / factors[1]),
+        )
+        return _Work(ready, self._plan(ready, tiles), head.grid, collector, finish)
 
     def _decode_whole(self, maps: NDArray[np.float32]) -> Instances:
         """Instances of the maps of an image that is one tile without padding."""
@@ -151,17 +216,17 @@ class StarModel(Model):
         return star.decode(maps, self.head, shape=shape, threads=self._threads)
 
     def _prepare(
-        self, pixels: NDArray[Any], normalize: Normalize, factors: tuple[float, float]
+        self, pixels: NDArray[Any], normalize: Normalize, factors: tuple[float, float], threads: int
     ) -> tuple[NDArray[np.float32], tuple[int, int]]:
         """The network's padded input, float32 (C, Y, X), and its shape (y, x) without padding."""
         spec = self._percentiles(normalize)
         shape = (pixels.shape[1], pixels.shape[2])
         multiple = self.manifest.tile.multiple
         if factors == (1.0, 1.0):
-            return normalize_image(pixels, spec, out_shape=padded(shape, multiple), threads=self._threads), shape
-        scaled = zoom_linear(normalize_image(pixels, spec, out_shape=shape, threads=self._threads), factors)
+            return normalize_image(pixels, spec, out_shape=padded(shape, multiple), threads=threads), shape
+        scaled = zoom_linear(normalize_image(pixels, spec, out_shape=shape, threads=threads), factors)
         shape = (scaled.shape[1], scaled.shape[2])
-        return normalize_image(scaled, None, out_shape=padded(shape, multiple), threads=self._threads), shape
+        return normalize_image(scaled, None, out_shape=padded(shape, multiple), threads=threads), shape
 
     def _percentiles(self, normalize: Normalize) -> PercentileSpec | None:
         """The normalisation that an argument of `segment` asks for."""
@@ -178,29 +243,70 @@ class StarModel(Model):
                 f"expected normalize to be two percentiles 0 <= low < high <= 100, None or 'model', got {normalize!r}"
             ) from None
 
-    def _run(
-        self, ready: NDArray[np.float32], tiles: tuple[int, int] | None
-    ) -> Iterator[tuple[Tile, NDArray[np.float32]]]:
-        """Each tile and its maps, float32 (C, y, x)."""
+    def _plan(self, ready: NDArray[np.float32], tiles: tuple[int, int] | None) -> tuple[Tile, ...]:
+        """The tiles of a padded image."""
         spec = self.manifest.tile
-        for tile in plan(
+        return plan(
             (ready.shape[1], ready.shape[2]),
             halo=spec.halo,
             multiple=spec.multiple,
             max_pixels=MAX_TILE_PIXELS,
             tiles=tiles,
-        ):
-            batch = np.ascontiguousarray(ready[np.newaxis, :, slice(*tile.read_y), slice(*tile.read_x)])
-            yield tile, self._run_batch(batch)["maps"][0]
+        )
 
 
-def _factors(scale: float | tuple[float, float] | None, shape: tuple[int, int]) -> tuple[float, float]:
-    """The factors (y, x) that `scale` asks for, checked against the image's sides."""
+class _Work:
+    """One image on its way through the network: see `pool.Work`."""
+
+    batch_size = 1
+
+    def __init__(
+        self,
+        ready: NDArray[np.float32],
+        tiles: tuple[Tile, ...],
+        grid: tuple[int, int],
+        collector: star.Collector,
+        finish: Callable[[], Instances],
+    ) -> None:
+        self._ready, self._tiles, self._grid, self._collector = ready, tiles, grid, collector
+        self._finish = finish
+        self.n_tiles = self._left = len(tiles)
+
+    @property
+    def tile_shape(self) -> tuple[int, int]:
+        tile = self._tiles[0]
+        return tile.read_y[1] - tile.read_y[0], tile.read_x[1] - tile.read_x[0]
+
+    @property
+    def is_done(self) -> bool:
+        return self._left == 0
+
+    def tile(self, index: int) -> NDArray[np.float32]:
+        return _cut(self._ready, self._tiles[index])
+
+    def take(self, index: int, maps: NDArray[np.float32], style: NDArray[np.float32] | None) -> None:
+        tile = self._tiles[index]
+        self._collector.add(maps, origin=tile.origin, window=tile.window(self._grid))
+        self._left -= 1
+
+    def finish(self) -> Found:
+        return Found(self._finish())
+
+
+def _cut(image: NDArray[np.float32], tile: Tile) -> NDArray[np.float32]:
+    """What a tile reads of the padded image (C, Y, X): a view."""
+    return image[:, slice(*tile.read_y), slice(*tile.read_x)]
+
+
+def _factors(scale: float | tuple[float, float] | None, shape: tuple[int, int] | None) -> tuple[float, float]:
+    """The factors (y, x) that `scale` asks for, checked against the image's sides where those are known."""
     if scale is None:
         return (1.0, 1.0)
     values = (scale, scale) if isinstance(scale, numbers.Real) else tuple(scale) if isinstance(scale, Iterable) else ()
     if len(values) != 2 or not all(isinstance(value, numbers.Real) and 0 < value < np.inf for value in values):
         raise CellrtError(f"expected scale to be a positive number or two of them (y, x), got {scale!r}")
     factors = (float(values[0]), float(values[1]))
-    require_size([round(side * factor) for side, factor in zip(shape, factors, strict=True)], shape, f"scale {scale}")
+    if shape is not None:
+        sizes = [round(side * factor) for side, factor in zip(shape, factors, strict=True)]
+        require_size(sizes, shape, f"scale {scale}")
     return factors

@@ -73,16 +73,23 @@ def plan(
         How many tiles along y and x, instead; fewer are used where the halo leaves no room for as many.
     """
     halo = padded(halo, multiple)
-    if tiles is not None:
-        whole = isinstance(tiles, (tuple, list)) and all(isinstance(count, numbers.Integral) for count in tiles)
-        if not whole or len(tiles) != 2 or min(tiles) < 1:
-            raise CellrtError(f"expected tiles as two whole numbers (y, x), at least 1 each, got {tiles!r}")
-        counts = (int(tiles[0]), int(tiles[1]))
-    else:
+    counts = checked(tiles)
+    if counts is None:
         counts = _best_counts(shape, halo, multiple, max_pixels)
     rows = _axis(shape[0], halo[0], multiple[0], counts[0])
     columns = _axis(shape[1], halo[1], multiple[1], counts[1])
     return tuple(Tile(ry, rx, ky, kx) for ry, ky in rows for rx, kx in columns)
+
+
+def checked(tiles: object) -> tuple[int, int] | None:
+    """Numbers of tiles (y, x) as `plan` takes them, or an error."""
+    if tiles is None:
+        return None
+    if isinstance(tiles, (tuple, list)) and len(tiles) == 2:
+        y, x = tiles
+        if isinstance(y, numbers.Integral) and isinstance(x, numbers.Integral) and min(int(y), int(x)) >= 1:
+            return int(y), int(x)
+    raise CellrtError(f"expected tiles as two whole numbers (y, x), at least 1 each, got {tiles!r}")
 
 
 def _best_counts(

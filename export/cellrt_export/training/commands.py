@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 parser.error(f"expected --{name} once, or once for each of --images")
     except SystemExit as stop:  # argparse has said what is wrong, or printed its help
         return stop.code if isinstance(stop.code, int) else FAILED
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
+    # force: `cellrt` has set up its own already, which tells warnings only
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO, force=True)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     try:

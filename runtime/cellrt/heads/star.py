@@ -48,8 +48,8 @@ class Collector:
         nms_thresh: float,
         threads: int,
     ) -> None:
-        self._prob_thresh = _threshold("prob_thresh", prob_thresh)
-        self._nms_thresh = _threshold("nms_thresh", nms_thresh)
+        self._prob_thresh = threshold("prob_thresh", prob_thresh)
+        self._nms_thresh = threshold("nms_thresh", nms_thresh)
         self._spec, self._threads = spec, threads
         self._nms = kernels.StarNms2D(spec.n_rays, spec.n_class_channels, MAX_CANDIDATES)
         # In samples, half open: the border rule holds on the padded map, then points outside the image go.
@@ -172,8 +172,8 @@ def decode(
     return collector.finish(out_shape=shape)
 
 
-def _threshold(name: str, value: float) -> float:
-    """The value, if it is a number in [0, 1]."""
+def threshold(name: str, value: float) -> float:
+    """The value, if it is a number in [0, 1], or an error."""
     if not isinstance(value, (int, float, np.number)) or not 0 <= value <= 1:
         raise CellrtError(f"expected {name} to be a number from 0 to 1, got {value!r}")
     return float(value)
