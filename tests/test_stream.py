@@ -7,13 +7,15 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import flow_network
 import numpy as np
 import pytest
 
 import cellrt
-from cellrt.errors import CellrtError, FileError, ImageError
+from cellrt.errors import CapacityError, CellrtError, FileError, ImageError
+from cellrt.heads.star import Collector
 from cellrt.stream import STAGES
 
 DIAMETER = flow_network.DIAMETER
@@ -228,6 +230,120 @@ def endless():
         yield image
 
 
+def test_images_of_one_tile_shape_and_other_batches(star, monkeypatch):
+    """How many tiles a batch may have depends on the image; tiles of both kinds wait for the network together."""
+    images = [blobs((208, 200), 0), blobs((224, 200), 1), blobs((208, 200), 2)]
+    want = [star.segment(image, tiles=(2, 1)).labels for image in images]
+    monkeypatch.setattr(star, "providers", ("CUDAExecutionProvider",))
+    monkeypatch.setattr("cellrt.star_model.MAX_TILE_PIXELS", 100_000)
+    for _ in range(3):
+        found = list(star.stream(images, tiles=(2, 1), workers=3))
+        assert all(np.array_equal(result.instances.labels, labels) for result, labels in zip(found, want, strict=True))
+
+
+def test_an_image_that_cannot_take_its_maps_costs_no_other(star, monkeypatch):
+    """Nine images in batches; the candidates of one are too many."""
+    images = [blobs((64, 64), i) for i in range(9)]
+    monkeypatch.setattr(star, "providers", ("CUDAExecutionProvider",))
+    add, seen = Collector.add, []
+
+    def adding(self, maps, **where):
+        seen.append(self)
+        if len(seen) == 5:
+            raise CapacityError("too many", -3)
+        add(self, maps, **where)
+
+    monkeypatch.setattr(Collector, "add", adding)
+    network = star._network
+    monkeypatch.setattr(star, "_network", lambda batch: time.sleep(0.1) or network(batch))
+    found = list(star.stream(images, workers=2, in_flight=9))
+    assert [type(result.error) for result in found].count(CapacityError) == 1
+    assert sum(result.error is None for result in found) == 8
+
+
+@pytest.mark.parametrize("fault", ["pixels", "write"])
+def test_failed_images_are_let_go_without_the_collector(star, fault):
+    """An error holds its frames, and a frame the image: thousands of failures must not pile up until gc runs."""
+
+    def write(_):
+        raise OSError("disk full")
+
+    image = np.full((64, 64), np.nan) if fault == "pixels" else blobs((64, 64), 0)
+    alive = []
+    gc.collect()
+    gc.disable()
+    try:
+        for result in star.stream([image.copy() for _ in range(20)], write=write):
+            assert result.error is not None
+            alive.append(weakref.ref(result.pixels))
+        del result
+        assert sum(ref() is not None for ref in alive) <= 1
+    finally:
+        gc.enable()
+
+
+def test_large_images_are_not_begun_together(star, monkeypatch):
+    monkeypatch.setattr("cellrt.stream._MOST_PIXELS", 64 * 64)
+    taken = []
+
+    def images():
+        for i in range(6):
+            taken.append(i)
+            yield blobs((64, 64), i)
+
+    with star.stream(images(), workers=3, in_flight=6) as results:
+        time.sleep(0.5)
+        assert len(taken) <= 4  # one is under way; each worker may have begun before it was read
+        assert sum(result.error is None for result in results) == 6
+
+
+@pytest.mark.parametrize("how", ["close", "exit"])
+def test_an_iterable_that_waits_for_ever_does_not_hold_up_the_end(how):
+    """A camera that gives nothing more: closing and the end of the program do not wait for it."""
+    program = (
+        "import itertools, queue, sys, numpy as np, cellrt\n"
+        "images = queue.Queue()\n"
+        "images.put(np.random.default_rng(0).random((64, 64), np.float32))\n"
+        "results = cellrt.load('nuclei', providers=['cpu']).stream(images.get() for _ in itertools.count())\n"
+        "next(results)\n" + ("results.close()\n" if how == "close" else "") + "sys.exit(7)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode == 7
+
+
+def test_a_stream_that_is_dropped_in_its_own_thread_ends(star):
+    """The collector frees a ring of objects in whichever thread it happens to run."""
+    held = []
+
+    def write(_):
+        held.clear()
+        gc.collect()
+
+    ring = {"stream": star.stream(endless(), write=write)}
+    ring["ring"] = ring
+    held.append(ring)
+    del ring
+    assert ended()
+
+
+def test_closing_again_after_an_interrupted_close(star):
+    """The first Ctrl-C stops a stream, a second one its closing: the next close still waits for all threads."""
+    results = star.stream(endless(), write=lambda _: time.sleep(0.3))
+    next(results)
+    stop, calls = results._line.stop, []
+
+    def interrupted():
+        calls.append(1)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        stop()
+
+    results._line.stop = interrupted
+    with pytest.raises(KeyboardInterrupt), results:
+        pass
+    results.close()
+    assert not threads_of_streams()
+
+
 @pytest.mark.parametrize("how", ["close", "with", "let go", "exception"])
 def test_no_thread_is_left(star, how):
     results = star.stream(endless())
@@ -265,6 +381,7 @@ def test_options_are_checked_before_any_image(star):
     for options, message in (
         ({"in_flight": 0}, "expected in_flight as a whole number of at least 1, got 0"),
         ({"workers": 1.5}, "expected workers"),
+        ({"workers": True}, "expected workers"),
         ({"prob_thresh": 2}, "expected prob_thresh"),
         ({"tiles": (0, 1)}, "expected tiles"),
         ({"scale": -1}, "expected scale"),
@@ -274,6 +391,9 @@ def test_options_are_checked_before_any_image(star):
             star.stream(endless(), **options)
     with pytest.raises(TypeError, match="colour"):
         star.stream(endless(), colour="red")
+    with pytest.raises(CellrtError, match="expected images to go through one by one, got 'folder'"):
+        star.stream("folder")
+    assert star.stream([], workers=np.int64(2)) is not None
     assert ended()
 
 

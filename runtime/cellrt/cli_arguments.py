@@ -14,6 +14,7 @@ from cellrt.catalogue import bundled_models
 from cellrt.cli_evaluate import THRESHOLDS
 from cellrt.errors import CellrtError
 from cellrt.heads.flow import MAX_STEPS
+from cellrt.manifest import FLOW_TILES
 
 # Options of `segment` that only one kind of model has, by the names of their values, which are None unless given.
 _OF_KIND = {
@@ -24,7 +25,6 @@ _OF_KIND = {
 }
 DEFAULT_MODEL = "nuclei"  # of `segment`
 _KINDS = {"star": "star models (StarDist)", "flow": "flow models (Cellpose)"}
-_FLOW_TILES = ("upstream", "large")
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -42,8 +42,8 @@ def check_kind(arguments: argparse.Namespace, kind: str) -> None:
                 "choose another model"
             )
     tiles = arguments.tiles
-    if tiles is not None and (tiles in _FLOW_TILES) != (kind == "flow"):
-        want = " or ".join(_FLOW_TILES) if kind == "flow" else "Y,X"
+    if tiles is not None and (tiles in FLOW_TILES) != (kind == "flow"):
+        want = " or ".join(FLOW_TILES) if kind == "flow" else "Y,X"
         got = tiles if isinstance(tiles, str) else ",".join(map(str, tiles))
         raise CellrtError(f"expected --tiles {want} for {_KINDS[kind]}, got {got}; correct it, or leave it out")
 
@@ -308,9 +308,9 @@ def _channels(text: str) -> tuple[int, ...]:
 
 def _tiles(text: str) -> tuple[int, ...] | str:
     """--tiles."""
-    if text in _FLOW_TILES:
+    if text in FLOW_TILES:
         return text
-    want = f"two numbers of tiles, such as 2,3, or {' or '.join(_FLOW_TILES)}"
+    want = f"two numbers of tiles, such as 2,3, or {' or '.join(FLOW_TILES)}"
     values = _integers(text, want, 1)
     if len(values) != 2:
         raise argparse.ArgumentTypeError(f"expected {want}, got {text!r}")

@@ -1,6 +1,6 @@
 """A flow model: image, channels, normalise, resize, pad, tile, session, blend, flow head.
 
-`FlowModel.predict` is the table of contents of Cellpose's side of this package.
+`FlowModel._work` is the table of contents of Cellpose's side of this package.
 """
 
 from __future__ import annotations
@@ -212,7 +212,9 @@ class FlowModel(Model):
         batch_size: int = 4,
     ) -> FlowMaps:
         """Run the network on one image; parameters and errors as in `segment`."""
-        option = self._option(diameter, tiles, tile_overlap, batch_size, resample=resample, augment=augment)
+        option = self._option(
+            diameter, tiles, tile_overlap, batch_size, resample=resample, augment=augment, threads=self._threads
+        )
         pixels = as_image(image, axes, None, n_channels=None)
         ready = self._ready(pixels, self._numbers(channels), self._normalization(normalize, invert), self._threads)
         maps = complete(self._work(ready, option, lambda maps: Found(None, maps)), self._network).maps
@@ -240,7 +242,7 @@ class FlowModel(Model):
         batch_size: int = 4,
     ) -> Route:
         """How the images of a stream go; the options of `segment`."""
-        option = self._option(diameter, tiles, tile_overlap, batch_size, resample=resample, augment=augment)
+        option = self._option(diameter, tiles, tile_overlap, batch_size, resample=resample, augment=augment, threads=1)
         spec, numbers = self._normalization(normalize, invert), self._numbers(channels)
         decoding: dict[str, Any] = {
             "flow_threshold": flow_threshold,
@@ -337,7 +339,9 @@ class FlowModel(Model):
                 "expected a model with a size model, got one without; give the diameter, or export the model with "
                 "--size-model"
             )
-        option = self._option(None, "upstream", _OVERLAP, batch_size, resample=False, augment=augment)
+        option = self._option(
+            None, "upstream", _OVERLAP, batch_size, resample=False, augment=augment, threads=self._threads
+        )
         pixels = as_image(image, axes, None, n_channels=None)
         ready = self._ready(pixels, self._numbers(channels), self._normalization(normalize, invert), self._threads)
         sizes = complete(self._sized(ready, option, lambda *sizes: Found(None, sizes)), self._network).maps
@@ -397,6 +401,7 @@ class FlowModel(Model):
         *,
         resample: bool | None,
         augment: bool,
+        threads: int,
     ) -> _Run:
         """Options of `predict`, checked."""
         usual = "upstream" if augment else self.head.tiles
@@ -407,6 +412,7 @@ class FlowModel(Model):
             tiles=usual if tiles is None else tiles,
             overlap=overlap,
             batch_size=batch_size,
+            threads=threads,
         )
         self._check(run)
         return run
@@ -485,7 +491,7 @@ class FlowModel(Model):
                 min_size=15,  # upstream's defaults, whatever the model's
                 interpolate=False,
                 out_shape=(image.shape[1], image.shape[2]),
-                threads=self._threads,
+                threads=run.threads,
             )
             areas = np.bincount(cells.labels.reshape(-1))[1:]
             found = areas[areas > 0]
@@ -519,7 +525,7 @@ class FlowModel(Model):
         if rescale != 1:
             size = (int(precision(shape[0]) * rescale), int(precision(shape[1]) * rescale))
             require_size(size, shape, f"diameter {diameter:.4g} for a network of {self.head.diam_mean:.4g}")
-            scaled = self._resized(image, size)
+            scaled = _resized(image, size, run.threads)
         side = self.head.tile
         smallest = side if self.head.fixed_tile else 0
         pads = [cellpose_padding(length, smallest=smallest) for length in scaled.shape[1:]]
@@ -552,17 +558,12 @@ class FlowModel(Model):
             then=then,
         )
 
-    def _resized(self, planes: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
-        """Planes (C, Y, X) at another shape, by the routine that OpenCV has for as many channels."""
-        single_precision = len(planes) not in (1, 3, 4) or 1 in planes.shape[1:]
-        return kernels.resize_linear(planes, out_shape=shape, single_precision=single_precision, threads=self._threads)
-
     def _maps(self, job: Job, run: _Run) -> FlowMaps:
         """What came out for an image, at its own resolution if that was asked for."""
         maps = job.maps()
         shape = (job.image.shape[1], job.image.shape[2])
         if run.resample and job.rescale != 1:
-            maps = self._resized(maps, shape)
+            maps = _resized(maps, shape, run.threads)
         steps = flow.STEPS
         if run.resample:
             precision = type(job.rescale)
@@ -584,6 +585,13 @@ class _Run:
     tiles: str
     overlap: float
     batch_size: int
+    threads: int
+
+
+def _resized(planes: NDArray[np.float32], shape: tuple[int, int], threads: int) -> NDArray[np.float32]:
+    """Planes (C, Y, X) at another shape, by the routine that OpenCV has for as many channels."""
+    single_precision = len(planes) not in (1, 3, 4) or 1 in planes.shape[1:]
+    return kernels.resize_linear(planes, out_shape=shape, single_precision=single_precision, threads=threads)
 
 
 def _positive(diameter: Any) -> float:

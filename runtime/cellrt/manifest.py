@@ -178,6 +178,9 @@ class FlowSpec:
         _require(64 <= self.tile <= 4096, "head.tile", "64..4096", self.tile)
         _require(0 <= self.n_style <= 65536, "head.n_style", "0..65536", self.n_style)
         _require(self.tiles in FLOW_TILES, "head.tiles", f"one of {', '.join(FLOW_TILES)}", self.tiles)
+        _require(
+            not (self.fixed_tile and self.tiles == "large"), "head.tiles", '"upstream" with fixed_tile', self.tiles
+        )
         _require(self.flow_threshold >= 0, "head.flow_threshold", "at least 0", self.flow_threshold)
         _require(-1 <= self.min_size <= 1 << 40, "head.min_size", "-1..2^40", self.min_size)  # -1: off, upstream's way
         if self.size_model is not None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cellrt import selftest
+from cellrt import kernels, selftest
 from cellrt.errors import ModelError
 from cellrt.instances import Instances
 from cellrt.manifest import Manifest
@@ -69,13 +69,14 @@ class Model(ABC):
         ----------
         images : iterable
             Arrays; paths of image files; or functions without parameters that give an array, or an array and its axes
-            (a letter each). Taken one by one as they are needed, by another thread.
+            (a letter each). Taken one by one as they are needed, by other threads, one at a time.
         in_flight : int, optional
             Images that may be on their way at once, those that wait for you included. They bound the memory: of each
-            there are its pixels, what the network sees, its results. Default: twice the workers and 2.
+            there are its pixels, what the network sees, its results. Of images above 64 megapixels together (channels
+            added up) no other is begun, whatever this says. Default: twice the workers and 2.
         workers : int, optional
             Threads that read, normalise, decode and write beside the one that runs the network. Default: as many as
-            usable cores, 2 to 8.
+            the model has, 2 to 8. One alone cannot decode while it waits for a slow iterable.
         ordered : bool
             Give results in the order of the images; False: as they are done.
         write : callable, optional
@@ -96,11 +97,13 @@ class Model(ABC):
         CellrtError
             If an option is out of range.
         """
+        if workers is None:
+            workers = min(8, max(2, self._threads or kernels.usable_cores()))
         return Stream(
             images,
             self._streaming(**options),
             self._network,
-            in_flight=in_flight,
+            in_flight=2 * workers + 2 if in_flight is None else in_flight,
             workers=workers,
             ordered=ordered,
             write=write,

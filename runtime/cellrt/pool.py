@@ -88,7 +88,7 @@ class Queue:
         tiles: list[tuple[Work, int]] = []
         while self._waiting:
             work, begin = self._waiting[0]
-            if tiles and work.tile_shape != tiles[0][0].tile_shape:
+            if tiles and (work.tile_shape != tiles[0][0].tile_shape or len(tiles) >= work.batch_size):
                 break
             end = min(work.n_tiles, begin + work.batch_size - len(tiles))
             tiles += ((work, index) for index in range(begin, end))
@@ -103,15 +103,24 @@ class Queue:
         self._waiting = deque(entry for entry in self._waiting if entry[0] is not work)
 
 
-def run_batch(tiles: Sequence[tuple[Work, int]], network: Network) -> list[Work]:
-    """Run the network on tiles of one shape; returns the works of which all tiles came back now."""
+def run_batch(tiles: Sequence[tuple[Work, int]], network: Network) -> tuple[list[Work], dict[Work, Exception]]:
+    """Run the network on tiles of one shape.
+
+    Returns the works of which all tiles came back now, and those that could not take theirs, with the reason. An error
+    of the network itself is raised.
+    """
     images = [work.tile(index) for work, index in tiles]
     batch = np.stack(images) if len(images) > 1 else np.ascontiguousarray(images[0])[np.newaxis]
     outputs = network(batch)
     styles = outputs.get("style", itertools.repeat(None))
+    failed: dict[Work, Exception] = {}
     for (work, index), maps, style in zip(tiles, outputs["maps"], styles, strict=False):
-        work.take(index, maps, style)
-    return list({id(work): work for work, _ in tiles if work.is_done}.values())
+        if work not in failed:
+            try:
+                work.take(index, maps, style)
+            except Exception as error:  # of this image: the others in the batch are none the worse
+                failed[work] = error
+    return [work for work in dict.fromkeys(work for work, _ in tiles) if work.is_done and work not in failed], failed
 
 
 def complete(work: Work, network: Network) -> Found:
@@ -121,7 +130,9 @@ def complete(work: Work, network: Network) -> Found:
         queue = Queue()
         queue.put(result)
         while queue:
-            run_batch(queue.batch(), network)
+            _, failed = run_batch(queue.batch(), network)
+            for error in failed.values():
+                raise error
         result = result.finish()
     return result
 

@@ -129,9 +129,9 @@ class Session:
 
         They lie in ONNX Runtime's memory where it allows that: those that are kept are not there for the next run.
         """
-        if batch.shape != self._shape:
+        if batch.shape[1:] != self._shape[1:]:
             self.release()  # blocks of one shape rarely serve another: images of many shapes would pile them up
-            self._shape = batch.shape
+        self._shape = batch.shape
         try:
             binding = self._session.io_binding()
             binding.bind_cpu_input(INPUT, batch)

@@ -209,9 +209,10 @@ class StarModel(Model):
             out_shape=(pixels.shape[1], pixels.shape[2]),
             scale=(1 / factors[0], 1 / factors[1]),
         )
+        planned = self._plan(ready, tiles)
         on_cpu = self.providers[0] == "CPUExecutionProvider"
-        batch_size = 1 if on_cpu else min(_BATCH_ELSEWHERE, max(1, MAX_TILE_PIXELS // ready[0].size))
-        return _Work(ready, self._plan(ready, tiles), head.grid, batch_size, collector, finish)
+        batch_size = 1 if on_cpu else min(_BATCH_ELSEWHERE, max(1, MAX_TILE_PIXELS // planned[0].n_pixels))
+        return _Work(ready, planned, head.grid, batch_size, collector, finish)
 
     def _decode_whole(self, maps: NDArray[np.float32]) -> Instances:
         """Instances of the maps of an image that is one tile without padding."""

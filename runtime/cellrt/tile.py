@@ -32,6 +32,11 @@ class Tile:
         """The pixel (y, x) of the padded image at which the tile begins."""
         return (self.read_y[0], self.read_x[0])
 
+    @property
+    def n_pixels(self) -> int:
+        """What it reads."""
+        return (self.read_y[1] - self.read_y[0]) * (self.read_x[1] - self.read_x[0])
+
     def window(self, grid: tuple[int, int]) -> Window:
         """What the tile keeps, in samples of its own maps; `grid` is the pixels per sample (y, x)."""
         (top, left), (gy, gx) = self.origin, grid

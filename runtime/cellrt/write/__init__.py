@@ -58,7 +58,7 @@ class _Result:
     maps: NDArray[np.float32] | None  # (3, y, x) flow along y and x, cell logit
     channels: tuple[int, int]  # by Cellpose's numbers
     diameter: float | None  # pixels
-    source: str | Path | None  # the image's file
+    source: str | os.PathLike[str] | None  # the image's file
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def write(
     maps: NDArray[np.float32] | None = None,
     channels: Sequence[int] | None = None,
     diameter: float | None = None,
-    source: str | Path | None = None,
+    source: str | os.PathLike[str] | None = None,
 ) -> list[Path]:
     """Write the objects of one image in several formats.
 
@@ -196,7 +196,7 @@ def _result(
     maps: NDArray[np.float32] | None,
     channels: Sequence[int] | None,
     diameter: float | None,
-    source: str | Path | None,
+    source: str | os.PathLike[str] | None,
 ) -> _Result:
     """Check what belongs to the instances, and measure them."""
     labels, classes = instances.labels, instances.classes

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import pickle
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -31,7 +30,7 @@ def write_seg(
     *,
     channels: tuple[int, int],
     diameter: float | None,
-    source: str | Path | None,
+    source: str | os.PathLike[str] | None,
     file: BinaryIO,
 ) -> None:
     """Write the file.
