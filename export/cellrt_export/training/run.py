@@ -28,7 +28,9 @@ from cellrt_export.training.sampling import Sampler
 
 log = logging.getLogger(__name__)
 
-_LARGEST_DIFFERENCE = 1e-2  # of maps in torch and ONNX Runtime: float16 weights, relative to max(1, magnitude)
+# Of maps in torch and ONNX Runtime, relative to max(1, magnitude), by how weights are stored. Rounded to float16 they
+# moved single rays by 3 % on noise, 1 % on images, and no object: the limit is for graphs that compute something else.
+_LARGEST_DIFFERENCE = {"fp32": 1e-3, "fp16": 0.1}
 
 
 class Kind(Protocol):
@@ -172,7 +174,7 @@ def run(
 
     scores, thresholds = _best_thresholds(kind, net, validation)
     summary = kind.publish(net, output, name, thresholds, licence=licence, description=description, precision=precision)
-    difference = _difference(kind, net, summary.output)
+    difference = _difference(kind, net, summary.output, _LARGEST_DIFFERENCE[precision])
     metrics = {"step": best["step"], "thresholds": dict(thresholds), "ious": IOUS, "torch_against_onnx": difference}
     counted = {key: asdict(s) | {"mean": s.mean, "images": len(validation[key])} for key, s in scores.items()}
     _write(output / "metrics.json", metrics | {"validation": counted})
@@ -192,13 +194,13 @@ def _best_thresholds(
     return scores, next(iter(scores.values())).thresholds
 
 
-def _difference(kind: Kind, net: torch.nn.Module, model: Path) -> float:
+def _difference(kind: Kind, net: torch.nn.Module, model: Path, most: float) -> float:
     """Largest difference of the maps in torch and in ONNX Runtime, relative to max(1, magnitude); refused if large."""
     batch = np.random.default_rng(0).random((1, kind.n_channels, 128, 160), np.float32)
     ours = kind.maps(net, batch)
     theirs = Session(str(model), providers=["cpu"]).run(batch)["maps"]
     difference = float((np.abs(ours - theirs) / np.maximum(1, np.abs(ours))).max())
-    if not difference <= _LARGEST_DIFFERENCE:
+    if not difference <= most:
         raise ModelError(
             f"expected {model} to compute what was trained, got maps that differ by {difference:.2g}; report it"
         )
