@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import cellrt
-from cellrt import write
+from cellrt import memory, write
 from cellrt.catalogue import bundled_models
 from cellrt.cli_evaluate import THRESHOLDS
 from cellrt.errors import CellrtError
@@ -150,6 +150,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     flow.add_argument("--invert", action="store_const", const=True, help="cells are dark on a bright ground")
     _add_session(segment)
+    segment.add_argument(
+        "--memory",
+        type=_memory,
+        metavar="SIZE",
+        help="about how much memory to use at most, such as 500MB or 1.5GB; the network then runs on smaller tiles",
+    )
 
     evaluate = commands.add_parser(
         "evaluate",
@@ -284,6 +290,14 @@ def _steps(text: str) -> int:
 def _pixels(text: str) -> int:
     """--min-size."""
     return _integer(text, "a number of pixels, 0 or more", 0, 1 << 30)
+
+
+def _memory(text: str) -> int:
+    """--memory."""
+    try:
+        return memory.parse(text)
+    except CellrtError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _threads(text: str) -> int:
