@@ -112,7 +112,7 @@ def test_a_star_model_says_the_least_that_would_do():
 @pytest.mark.parametrize("tiles", ["upstream", "large"])
 def test_a_flow_model_says_the_least_that_would_do(tiles, monkeypatch):
     image, n_blobs = flow_network.image((340, 340))
-    options = {"diameter": flow_network.DIAMETER, "tiles": tiles, "niter": 100}
+    options = {"diameter": flow_network.DIAMETER, "tiles": tiles, "niter": 60}
     with pytest.raises(CellrtError, match=r"at least .* MB for this, got 95 MB; allow more, or cut the image") as error:
         cellrt.load(flow_network.model(), providers=["cpu"], memory="95MB").segment(image, **options)
     model = cellrt.load(flow_network.model(), providers=["cpu"], memory=least(error))
@@ -145,8 +145,8 @@ def test_the_command_line_takes_a_limit(tmp_path, capsys):
     ("model", "side", "limits", "options"),
     [
         ("nuclei", 1216, ("180MB", "220MB"), {}),
-        ("cells", 512, ("140MB", "165MB"), {"diameter": 30.0, "tiles": "large"}),
-        ("cells", 400, ("160MB", "180MB"), {"diameter": 30.0, "batch_size": 16}),
+        ("cells", 512, ("140MB", "165MB"), {"diameter": 30.0, "tiles": "large", "niter": 20}),
+        ("cells", 400, ("160MB", "180MB"), {"diameter": 30.0, "batch_size": 16, "niter": 20}),
     ],
 )
 def test_a_process_stays_below_its_limit(model, side, limits, options, tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from cellrt.errors import ModelError
 from cellrt.flow_model import FlowModel
 from cellrt.manifest import METADATA_KEY, FlowSpec, Manifest
 from cellrt.memory import MemoryLimit, parse
-from cellrt.session import Session
+from cellrt.session import Providers, Session
 from cellrt.star_model import StarModel
 
 _FOLDER = Path(__file__).parent / "models"
@@ -65,7 +64,7 @@ def find(model: str | Path) -> Path:
 def load(
     model: str | Path | bytes,
     *,
-    providers: Sequence[str] | None = None,
+    providers: Providers | None = None,
     threads: int | None = None,
     memory: int | str | None = None,
 ) -> StarModel | FlowModel:
@@ -75,9 +74,11 @@ def load(
     ----------
     model : path, bytes or str
         An ONNX file written by ``cellrt export``, its content, or the name of a bundled model ("nuclei").
-    providers : sequence of str, optional
-        Execution providers in order of preference, such as ``["cuda", "cpu"]``; one that does not become active is an
-        error. Default: CUDA where the installed ONNX Runtime has it and it works, else the CPU.
+    providers : sequence of str or (str, mapping), optional
+        Execution providers in order of preference, such as ``["cuda", "cpu"]``: "cpu", "cuda", "tensorrt", "openvino",
+        "coreml", "directml", or ONNX Runtime's names, with its options as a pair, ``("cuda", {"device_id": 1})``, or
+        in the text, "cuda:device_id=1". One that does not become active is an error. Default: CUDA where the installed
+        ONNX Runtime has it and it works, else the CPU.
     threads : int, optional
         Threads of network and kernels together. Default: all cores that the process may use.
     memory : int or str, optional

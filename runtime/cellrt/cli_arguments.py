@@ -207,7 +207,8 @@ def _add_session(parser: argparse.ArgumentParser) -> None:
         "--providers",
         type=lambda text: text.split(","),
         metavar="NAMES",
-        help="execution providers in order of preference, such as cuda,cpu (default: cuda where it works, else cpu)",
+        help="execution providers in order of preference, such as cuda,cpu, or cuda:device_id=1 with ONNX Runtime's "
+        "options (default: cuda where it works, else cpu)",
     )
     parser.add_argument("--threads", type=_threads, help="threads of network and kernels (default: all usable cores)")
 
