@@ -74,6 +74,15 @@ def test_the_formula():
         limit.require(limit.pixels(50_000_000) + 1, 50_000_000, "advice")
 
 
+def test_tiles_are_never_mostly_halo():
+    limit = MemoryLimit(total=memory.BASE + 20_000_000, fixed=memory.BASE, bytes_per_pixel=100)
+    assert limit.tile_pixels(0, most=10**6, halo=(96, 80)) == 200_000
+    assert limit.tile_pixels(0, most=150_000, halo=(96, 80)) == 150_000
+    assert (
+        limit.tile_pixels(19_000_000, most=10**6, halo=(96, 80)) == 16 * 96 * 80
+    )  # `require` says that it does not fit
+
+
 @pytest.mark.parametrize("kind", ["star", "flow"])
 def test_files_that_do_not_say_are_taken_for_wide_networks(kind):
     limit = MemoryLimit.of("1GB", None, kind=kind, n_bytes=6_000_000)
@@ -112,14 +121,15 @@ def test_a_star_model_says_the_least_that_would_do():
 @pytest.mark.parametrize("tiles", ["upstream", "large"])
 def test_a_flow_model_says_the_least_that_would_do(tiles, monkeypatch):
     image, n_blobs = flow_network.image((340, 340))
-    options = {"diameter": flow_network.DIAMETER, "tiles": tiles, "niter": 60}
+    options = {"diameter": flow_network.DIAMETER, "tiles": tiles}
     with pytest.raises(CellrtError, match=r"at least .* MB for this, got 95 MB; allow more, or cut the image") as error:
         cellrt.load(flow_network.model(), providers=["cpu"], memory="95MB").segment(image, **options)
     model = cellrt.load(flow_network.model(), providers=["cpu"], memory=least(error))
     batches = []
     run = model._session.run
     monkeypatch.setattr(model._session, "run", lambda batch: batches.append(len(batch)) or run(batch))
-    assert len(model.segment(image, **options)) == n_blobs
+    cells = model.segment(image, **options)
+    assert abs(len(cells) - n_blobs) <= 0.05 * n_blobs  # tiles of 128 pixels cut through some
     assert set(batches) == {1}
 
 

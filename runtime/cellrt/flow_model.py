@@ -532,7 +532,10 @@ class FlowModel(Model):
         padded = np.pad(scaled, [(0, self.manifest.input.n_channels - len(scaled)), *pads])
         sides = (padded.shape[1], padded.shape[2])
         needed = _needed(image, padded)
-        max_pixels = MAX_TILE_PIXELS if self._memory is None else min(MAX_TILE_PIXELS, self._memory.pixels(needed))
+        max_pixels = MAX_TILE_PIXELS
+        if self._memory is not None:
+            halo = (_LARGE_OVERLAP // 2, _LARGE_OVERLAP // 2)
+            max_pixels = self._memory.tile_pixels(needed, most=max_pixels, halo=halo)
         if run.augment:
             rows, columns = halving(sides, side=side)
         elif run.tiles == "large":

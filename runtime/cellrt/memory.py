@@ -83,6 +83,14 @@ class MemoryLimit:
         """How many pixels the network may read at once, beside `image` bytes that the image needs; 0 or less: none."""
         return int((self.total - self.fixed - image) // self.bytes_per_pixel)
 
+    def tile_pixels(self, image: int, *, most: int, halo: tuple[int, int]) -> int:
+        """How many pixels tiles may read that lose `halo` (y, x) at their cuts: as many as `pixels` says, up to `most`.
+
+        But at least a square of four times the halo: smaller ones would compute most pixels more than four times. Where
+        the limit does not allow that, `require` is there to say so.
+        """
+        return min(most, max(self.pixels(image), 16 * halo[0] * halo[1]))
+
     def require(self, pixels: int, image: int, advice: str) -> None:
         """Raise `CellrtError`, with the least that would do, unless the network may read that many pixels at once."""
         if pixels > self.pixels(image):

@@ -263,7 +263,9 @@ class StarModel(Model):
         `needed` are the bytes that the image needs beside the network, for the memory limit if there is one.
         """
         spec, limit = self.manifest.tile, self._memory
-        max_pixels = MAX_TILE_PIXELS if limit is None else min(MAX_TILE_PIXELS, limit.pixels(needed))
+        max_pixels = MAX_TILE_PIXELS
+        if limit is not None:
+            max_pixels = limit.tile_pixels(needed, most=max_pixels, halo=padded(spec.halo, spec.multiple))
         shape = (ready.shape[1], ready.shape[2])
         planned = plan(shape, halo=spec.halo, multiple=spec.multiple, max_pixels=max_pixels, tiles=tiles)
         if limit is not None:
