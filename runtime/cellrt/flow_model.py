@@ -534,8 +534,7 @@ class FlowModel(Model):
         needed = _needed(image, padded)
         max_pixels = MAX_TILE_PIXELS
         if self._memory is not None:
-            halo = (_LARGE_OVERLAP // 2, _LARGE_OVERLAP // 2)
-            max_pixels = self._memory.tile_pixels(needed, most=max_pixels, halo=halo)
+            max_pixels = self._memory.tile_pixels(needed, least=side * side, most=max_pixels)
         if run.augment:
             rows, columns = halving(sides, side=side)
         elif run.tiles == "large":

@@ -83,13 +83,12 @@ class MemoryLimit:
         """How many pixels the network may read at once, beside `image` bytes that the image needs; 0 or less: none."""
         return int((self.total - self.fixed - image) // self.bytes_per_pixel)
 
-    def tile_pixels(self, image: int, *, most: int, halo: tuple[int, int]) -> int:
-        """How many pixels tiles may read that lose `halo` (y, x) at their cuts: as many as `pixels` says, up to `most`.
+    def tile_pixels(self, image: int, *, least: int, most: int) -> int:
+        """How many pixels a tile may read: as many as `pixels` says, within `least` and `most`.
 
-        But at least a square of four times the halo: smaller ones would compute most pixels more than four times. Where
-        the limit does not allow that, `require` is there to say so.
+        Smaller tiles than `least` are of no use. Where the limit does not allow them, `require` is there to say so.
         """
-        return min(most, max(self.pixels(image), 16 * halo[0] * halo[1]))
+        return min(most, max(self.pixels(image), least))
 
     def require(self, pixels: int, image: int, advice: str) -> None:
         """Raise `CellrtError`, with the least that would do, unless the network may read that many pixels at once."""

@@ -265,7 +265,9 @@ class StarModel(Model):
         spec, limit = self.manifest.tile, self._memory
         max_pixels = MAX_TILE_PIXELS
         if limit is not None:
-            max_pixels = limit.tile_pixels(needed, most=max_pixels, halo=padded(spec.halo, spec.multiple))
+            halo_y, halo_x = padded(spec.halo, spec.multiple)
+            least = 4 * halo_y * 4 * halo_x  # in smaller tiles most pixels would be computed more than four times
+            max_pixels = limit.tile_pixels(needed, least=least, most=max_pixels)
         shape = (ready.shape[1], ready.shape[2])
         planned = plan(shape, halo=spec.halo, multiple=spec.multiple, max_pixels=max_pixels, tiles=tiles)
         if limit is not None:
