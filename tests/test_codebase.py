@@ -25,7 +25,7 @@ HEADER = CSRC / "include" / "cellrt.h"
 ROOMS = [
     ["errors"],
     ["manifest", "kernels", "tile", "readers", "safe_pickle"],
-    ["instances", "image", "resize", "session", "models", "seg_file", "overlaps"],
+    ["instances", "image", "resize", "session", "models", "seg_file", "overlaps", "memory"],
     ["normalize", "normalize99", "stitch", "write", "selftest", "metrics"],
     ["heads", "pool"],
     ["stream"],

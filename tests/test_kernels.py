@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -534,6 +537,13 @@ def test_usable_cores_is_at_least_one_and_found_once():
     for _ in range(1000):
         kernels.usable_cores()
     assert time.process_time() - begin < 0.05
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity masks")
+def test_usable_cores_are_those_of_the_affinity_mask():
+    core = min(os.sched_getaffinity(0))
+    code = f"import os; os.sched_setaffinity(0, {{{core}}}); from cellrt import kernels; print(kernels.usable_cores())"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "1\n"
 
 
 def long_calls() -> dict[str, Callable[[], object]]:

@@ -11,6 +11,7 @@ from cellrt.manifest import (
     FlowSpec,
     InputSpec,
     Manifest,
+    MemorySpec,
     Normalize99Spec,
     PercentileSpec,
     SelfTestSpec,
@@ -31,12 +32,17 @@ def manifest():
         tile=TileSpec(multiple=(16, 16), receptive_field=(94, 94), halo=(106, 106)),
         source=SourceSpec(upstream="stardist", name="example", sha256="0" * 64),
         selftest=SelfTestSpec(shape=(96, 96), digest="1" * 64, means=(0.25,) * 36, n_objects=9),
+        memory=MemorySpec(bytes_per_pixel=270.5, weights=17_000_000),
     )
 
 
 def test_round_trip(manifest):
     assert Manifest.from_json(manifest.to_json()) == manifest
     assert manifest.head.n_maps == 1 + 32 + 3
+
+
+def test_files_of_before_do_not_say_how_much_memory(manifest):
+    assert Manifest.from_json(edited(manifest, "memory", ...)) == dataclasses.replace(manifest, memory=None)
 
 
 def test_unknown_keys_warn(manifest, caplog):
@@ -88,6 +94,8 @@ def edited(manifest, path, value):
         ("selftest.tolerance", float("inf"), "expected manifest.selftest.tolerance"),
         ("tile.multiple", [0, 16], "expected tile.multiple"),
         ("tile.halo", [-1, 0], "expected tile.halo"),
+        ("memory.bytes_per_pixel", 0, "expected memory.bytes_per_pixel"),
+        ("memory.weights", -1, "expected memory.weights"),
     ],
 )
 def test_bad_values_are_refused(manifest, path, value, message):

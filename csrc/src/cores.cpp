@@ -92,13 +92,14 @@ int smallest_quota(const std::string& root, std::string path, int (*group_quota)
     }
 }
 
-// The container's CPU quota in whole cores; 0 for none.
-int quota_cores() {
+// The container's CPU quota in whole cores; 0 for none. `groups` is a file that lists the process's control groups,
+// as /proc/self/cgroup does, `root` the folder where they are mounted.
+int quota_cores(const std::string& groups, const std::string& root) {
     int smallest = 0;
     const auto consider = [&smallest](int quota) {
         if (quota > 0 && (smallest == 0 || quota < smallest)) smallest = quota;
     };
-    std::FILE* const file = std::fopen("/proc/self/cgroup", "r");
+    std::FILE* const file = std::fopen(groups.c_str(), "r");
     if (file == nullptr) return 0;
     // Lines "0::/path" (version 2) and "4:cpu,cpuacct:/path" (version 1).
     char line[4096];
@@ -109,9 +110,9 @@ int quota_cores() {
         if (second == std::string::npos) continue;
         const std::string controllers = "," + text.substr(first + 1, second - first - 1) + ",";
         const std::string path = text.substr(second + 1);
-        if (controllers == ",,") consider(smallest_quota("/sys/fs/cgroup", path, group_quota_v2));
+        if (controllers == ",,") consider(smallest_quota(root, path, group_quota_v2));
         if (controllers.find(",cpu,") != std::string::npos) {
-            consider(smallest_quota("/sys/fs/cgroup/cpu", path, group_quota_v1));
+            consider(smallest_quota(root + "/cpu", path, group_quota_v1));
         }
     }
     std::fclose(file);
@@ -125,7 +126,7 @@ int find_usable_cores() noexcept {
 #if defined(__linux__)
     try {
         const int affinity = affinity_cores();
-        const int quota = quota_cores();
+        const int quota = quota_cores("/proc/self/cgroup", "/sys/fs/cgroup");
         if (affinity > 0) count = affinity;
         if (quota > 0) count = std::min(count, quota);
     } catch (...) {

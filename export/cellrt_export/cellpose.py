@@ -1,8 +1,8 @@
 """The weights of a Cellpose 1 to 3 network (CPnet) -> one self-describing ONNX file.
 
 The table of contents of this exporter: torch_weights reads the file and size_model the one beside it, cpnet_graph makes
-layers and nodes, receptive_field bounds, selftest runs the recipe, onnxfile checks and writes, summary says what was
-done. torch is needed to read the weights, and for nothing else.
+layers and nodes, receptive_field bounds, peak_memory adds up, selftest runs the recipe, onnxfile checks and writes,
+summary says what was done. torch is needed to read the weights, and for nothing else.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cellrt.errors import CellrtError, ModelError
 from cellrt.heads import flow
 from cellrt.manifest import FlowSpec, InputSpec, Manifest, Normalize99Spec, SourceSpec, TileSpec
 from cellrt.session import Session
-from cellrt_export import cpnet_graph, onnxfile, receptive_field, selftest, size_model, torch_weights
+from cellrt_export import cpnet_graph, onnxfile, peak_memory, receptive_field, selftest, size_model, torch_weights
 from cellrt_export.cpnet_graph import CpnetSizes
 from cellrt_export.summary import ExportSummary, by
 from cellrt_export.torch_weights import TorchWeights
@@ -153,6 +153,9 @@ def export(
             exporter=f"cellrt {cellrt.__version__}",
         ),
         description=description,
+        memory=peak_memory.spec(
+            graph, n_channels=network.n_channels, multiple=tile.multiple, outputs=("maps", "style")
+        ),
         selftest=selftest.record(
             run, partial(flow.decode, spec=head), n_channels=network.n_channels, multiple=tile.multiple
         ),

@@ -1,8 +1,8 @@
 """The weights of Cellpose-SAM (Cellpose 4's CPSAM) -> one self-describing ONNX file.
 
-The table of contents of this exporter: torch_weights reads the file, sam_graph makes layers and nodes, selftest runs
-the recipe, onnxfile checks and writes, summary says what was done. torch is needed to read the weights, and for nothing
-else.
+The table of contents of this exporter: torch_weights reads the file, sam_graph makes layers and nodes, peak_memory adds
+up, selftest runs the recipe, onnxfile checks and writes, summary says what was done. torch is needed to read the
+weights, and for nothing else.
 
 The network has a gigabyte of weights. precision="fp16" stores them in half of that: as float16, cast to float32 when
 the model is opened, and all arithmetic in float32. It saves space on disk, not memory, and no time. Arithmetic in
@@ -22,9 +22,9 @@ from pathlib import Path
 import cellrt
 from cellrt.errors import CellrtError, ModelError
 from cellrt.heads import flow
-from cellrt.manifest import FlowSpec, InputSpec, Manifest, Normalize99Spec, SourceSpec, TileSpec
+from cellrt.manifest import FlowSpec, InputSpec, Manifest, MemorySpec, Normalize99Spec, SourceSpec, TileSpec
 from cellrt.session import Session
-from cellrt_export import onnxfile, sam_graph, selftest, torch_weights
+from cellrt_export import onnxfile, peak_memory, sam_graph, selftest, torch_weights
 from cellrt_export.sam_graph import SamSizes
 from cellrt_export.summary import ExportSummary
 
@@ -119,6 +119,7 @@ def export(
             normalize=Normalize99Spec(rules="v4"),
             # every pixel of a tile knows of every other, and of nothing beyond
             tile=TileSpec(multiple=(side, side), receptive_field=(side, side), halo=(side, side)),
+            memory=network.memory,
             source=SourceSpec(
                 upstream="cellpose-sam",
                 name=weights.resolve().name,
@@ -151,6 +152,7 @@ class _Network:
     sha256: str
     n_parameters: int
     n_nodes: int
+    memory: MemorySpec
 
 
 def _save(weights: Path, path: Path, precision: str) -> _Network:
@@ -168,8 +170,14 @@ def _save(weights: Path, path: Path, precision: str) -> _Network:
         version=cellrt.__version__,
         side=sizes.side,
     )
-    known = [stored.arrays[key] for key, _ in sizes.shapes()]
-    return _Network(sizes, stored.file_name, stored.sha256, sum(array.size for array in known), len(graph.nodes))
+    memory = peak_memory.spec(
+        graph,
+        n_channels=sizes.n_channels,
+        multiple=(sizes.side, sizes.side),
+        copies=peak_memory.MATRICES[precision],
+    )
+    n_parameters = sum(stored.arrays[key].size for key, _ in sizes.shapes())
+    return _Network(sizes, stored.file_name, stored.sha256, n_parameters, len(graph.nodes), memory)
 
 
 def _complete(path: Path, manifest: Manifest, head: FlowSpec) -> Manifest:

@@ -1,7 +1,8 @@
 """A StarDist 2D model folder -> one self-describing ONNX file. No TensorFlow, no torch.
 
 The table of contents of this exporter: star_folder reads the folder, keras_h5 the weights, star_graph makes layers
-and nodes, receptive_field measures, selftest runs the recipe, onnxfile checks and writes, summary says what was done.
+and nodes, receptive_field measures, peak_memory adds up, selftest runs the recipe, onnxfile checks and writes, summary
+says what was done.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from cellrt.heads import star
 from cellrt.instances import Instances
 from cellrt.manifest import InputSpec, Manifest, PercentileSpec, SourceSpec, StarSpec, TileSpec
 from cellrt.session import Session
-from cellrt_export import onnxfile, receptive_field, selftest, star_graph
+from cellrt_export import onnxfile, peak_memory, receptive_field, selftest, star_graph
 from cellrt_export.keras_h5 import read
 from cellrt_export.star_folder import StarConfig, choose_weights, read_config, read_thresholds
 from cellrt_export.summary import ExportSummary, by
@@ -131,6 +132,7 @@ def export(
             exporter=f"cellrt {cellrt.__version__}",
         ),
         description=description,
+        memory=peak_memory.spec(graph, n_channels=config.n_channel_in, multiple=tile.multiple),
         selftest=selftest.record(run, partial(_decode, head), n_channels=config.n_channel_in, multiple=tile.multiple),
     )
     model = assemble(manifest)

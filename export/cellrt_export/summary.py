@@ -24,7 +24,7 @@ class ExportSummary:
     licence_note: str = ""  # what to consider about a licence that is not stated
 
     def __str__(self) -> str:
-        source, tile = self.manifest.source, self.manifest.tile
+        source, tile, memory = self.manifest.source, self.manifest.tile, self.manifest.memory
         note = f" ({self.licence_note})" if self.licence_note else ""
         rows = {
             "model": f"{self.manifest.name} ({self.weights_file}, sha256 {source.sha256[:12]}...)",
@@ -33,6 +33,7 @@ class ExportSummary:
         general = {
             "channels": f"{self.manifest.input.n_channels}",
             "parameters": f"{self.n_parameters:,} in {self.n_nodes} nodes",
+            **({} if memory is None else {"memory": f"about {memory.bytes_per_pixel / 1000:.2f} kB per pixel"}),
             "sizes": f"multiples of {by(tile.multiple)} pixels",
             "licence": f"{source.licence}{note}",
             "file": f"{self.output}, {self.n_bytes / 1e6:.2f} MB, exported in {self.seconds:.2f} s",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cellrt.errors import ModelError
 from cellrt.flow_model import FlowModel
 from cellrt.manifest import METADATA_KEY, FlowSpec, Manifest
-from cellrt.session import Session
+from cellrt.memory import MemoryLimit, parse
+from cellrt.session import Providers, Session
 from cellrt.star_model import StarModel
 
 _FOLDER = Path(__file__).parent / "models"
@@ -62,7 +62,11 @@ def find(model: str | Path) -> Path:
 
 
 def load(
-    model: str | Path | bytes, *, providers: Sequence[str] | None = None, threads: int | None = None
+    model: str | Path | bytes,
+    *,
+    providers: Providers | None = None,
+    threads: int | None = None,
+    memory: int | str | None = None,
 ) -> StarModel | FlowModel:
     """Open a model.
 
@@ -70,11 +74,20 @@ def load(
     ----------
     model : path, bytes or str
         An ONNX file written by ``cellrt export``, its content, or the name of a bundled model ("nuclei").
-    providers : sequence of str, optional
-        Execution providers in order of preference, such as ``["cuda", "cpu"]``; one that does not become active is an
-        error. Default: CUDA where the installed ONNX Runtime has it and it works, else the CPU.
+    providers : sequence of str or (str, mapping), optional
+        Execution providers in order of preference, such as ``["cuda", "cpu"]``: "cpu", "cuda", "tensorrt", "openvino",
+        "coreml", "directml", or ONNX Runtime's names, with its options as a pair, ``("cuda", {"device_id": 1})``, or
+        in the text, "cuda:device_id=1". One that does not become active is an error. Default: CUDA where the installed
+        ONNX Runtime has it and it works, else the CPU.
     threads : int, optional
         Threads of network and kernels together. Default: all cores that the process may use.
+    memory : int or str, optional
+        About how much the process may hold at the peak while it segments one image: bytes, or a text such as "500MB",
+        "1.5GB" or "800MiB". The network then runs on tiles of a size that keeps to it, or `segment` says what the
+        least is. Counted are Python with this package and ONNX Runtime, the model, the image and its results, and the
+        network on a CPU; not whatever else the process holds. The cells are the same, apart from float rounding in
+        the network and what ``tiles="large"`` of a flow model changes. Default: at most about 1.3 GB for a network of
+        the usual width.
 
     Returns
     -------
@@ -89,7 +102,11 @@ def load(
         If the file is truncated, not an ONNX model, or without cellrt's manifest.
     ProviderError
         If ONNX Runtime is not installed or a provider that was asked for is not available.
+    CellrtError
+        If `memory` is no size.
     """
+    if memory is not None:
+        memory = parse(memory)
     if not isinstance(model, bytes):
         model = find(model)
     session = Session(model, providers=providers, threads=threads)
@@ -100,5 +117,16 @@ def load(
             f"expected an ONNX file with cellrt's manifest, got {source} without one; export it with: cellrt export"
         )
     manifest = Manifest.from_json(text)
+    limit = None
+    if memory is not None:
+        limit = MemoryLimit.of(memory, manifest.memory, kind=manifest.head.kind, n_bytes=_size(model))
     kind = FlowModel if isinstance(manifest.head, FlowSpec) else StarModel
-    return kind(session, manifest, threads=threads or 0)
+    return kind(session, manifest, threads=threads or 0, memory=limit)
+
+
+def _size(model: Path | bytes) -> int:
+    """Bytes of a model, with those of the weights that lie beside it."""
+    if isinstance(model, bytes):
+        return len(model)
+    weights = model.with_name(f"{model.name}.data")
+    return model.stat().st_size + (weights.stat().st_size if weights.is_file() else 0)

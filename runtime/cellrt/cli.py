@@ -130,7 +130,7 @@ def _segment(arguments: argparse.Namespace) -> int:
     readers.require_for(images)
     outputs = [write.paths_of(stem, formats) for stem in stems]
     _check_outputs(images, (path for paths in outputs for path in paths))
-    model = load(arguments.model, providers=arguments.providers, threads=arguments.threads)
+    model = load(arguments.model, providers=arguments.providers, threads=arguments.threads, memory=arguments.memory)
     cli_arguments.check_kind(arguments, model.manifest.head.kind)
     options = _flow_options(model, arguments) if isinstance(model, FlowModel) else _star_options(arguments)
     model.stream((), **options).close()  # of no image: it checks the options
@@ -298,7 +298,7 @@ def _info(arguments: argparse.Namespace) -> int:
 
 def _rows(manifest: Manifest) -> list[tuple[str, str]]:
     """A manifest as lines for people."""
-    head, tile, source = manifest.head, manifest.tile, manifest.source
+    head, tile, source, memory = manifest.head, manifest.tile, manifest.source, manifest.memory
     rows = [
         ("name", manifest.name),
         ("description", manifest.description),
@@ -307,6 +307,7 @@ def _rows(manifest: Manifest) -> list[tuple[str, str]]:
         ("normalisation", _normalisation(manifest)),
         ("receptive field", f"{tile.receptive_field[0]} x {tile.receptive_field[1]} pixels, halo {tile.halo}"),
         ("sizes", f"multiples of {tile.multiple[0]} x {tile.multiple[1]}; other images are padded"),
+        ("memory", "" if memory is None else f"about {memory.bytes_per_pixel / 1000:.2f} kB per pixel"),
         ("source", f"{source.upstream}: {source.name}"),
         ("weights sha256", source.sha256),
         ("licence", source.licence),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import cellrt
-from cellrt import write
+from cellrt import memory, write
 from cellrt.catalogue import bundled_models
 from cellrt.cli_evaluate import THRESHOLDS
 from cellrt.errors import CellrtError
@@ -150,6 +150,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     flow.add_argument("--invert", action="store_const", const=True, help="cells are dark on a bright ground")
     _add_session(segment)
+    segment.add_argument(
+        "--memory",
+        type=_memory,
+        metavar="SIZE",
+        help="about how much memory to use at most, such as 500MB or 1.5GB; the network then runs on smaller tiles",
+    )
 
     evaluate = commands.add_parser(
         "evaluate",
@@ -201,7 +207,8 @@ def _add_session(parser: argparse.ArgumentParser) -> None:
         "--providers",
         type=lambda text: text.split(","),
         metavar="NAMES",
-        help="execution providers in order of preference, such as cuda,cpu (default: cuda where it works, else cpu)",
+        help="execution providers in order of preference, such as cuda,cpu, or cuda:device_id=1 with ONNX Runtime's "
+        "options (default: cuda where it works, else cpu)",
     )
     parser.add_argument("--threads", type=_threads, help="threads of network and kernels (default: all usable cores)")
 
@@ -284,6 +291,14 @@ def _steps(text: str) -> int:
 def _pixels(text: str) -> int:
     """--min-size."""
     return _integer(text, "a number of pixels, 0 or more", 0, 1 << 30)
+
+
+def _memory(text: str) -> int:
+    """--memory."""
+    try:
+        return memory.parse(text)
+    except CellrtError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _threads(text: str) -> int:

@@ -21,6 +21,7 @@ from cellrt.heads import flow
 from cellrt.image import as_image, cellpose_channels, cellpose_numbers
 from cellrt.instances import Instances
 from cellrt.manifest import FLOW_TILES, FlowSpec, Manifest, Normalize99Spec
+from cellrt.memory import MemoryLimit
 from cellrt.model import Model
 from cellrt.normalize99 import normalize99
 from cellrt.pool import Found, Job, Work, complete
@@ -89,8 +90,10 @@ class FlowModel(Model):
         As of every `Model`.
     """
 
-    def __init__(self, session: Session, manifest: Manifest, *, threads: int) -> None:
-        super().__init__(session, manifest, threads=threads)
+    def __init__(
+        self, session: Session, manifest: Manifest, *, threads: int, memory: MemoryLimit | None = None
+    ) -> None:
+        super().__init__(session, manifest, threads=threads, memory=memory)
         if not isinstance(manifest.head, FlowSpec) or not isinstance(manifest.normalize, Normalize99Spec):
             kinds = f"{manifest.head.kind!r} with {manifest.normalize.kind!r}"
             raise ModelError(f"expected a head with the normalisation of its kind, got {kinds}; export the model again")
@@ -534,15 +537,21 @@ class FlowModel(Model):
             pads = [(before, after + max(0, side - total)) for (before, after), total in zip(pads, sums, strict=True)]
         padded = np.pad(scaled, [(0, self.manifest.input.n_channels - len(scaled)), *pads])
         sides = (padded.shape[1], padded.shape[2])
+        needed = _needed(image, padded)
+        max_pixels = MAX_TILE_PIXELS
+        if self._memory is not None:
+            max_pixels = self._memory.tile_pixels(needed, least=side * side, most=max_pixels)
         if run.augment:
             rows, columns = halving(sides, side=side)
         elif run.tiles == "large":
             rows, columns = largest(
-                sides, multiple=self.manifest.tile.multiple, overlap=_LARGE_OVERLAP, max_pixels=MAX_TILE_PIXELS
+                sides, multiple=self.manifest.tile.multiple, overlap=_LARGE_OVERLAP, max_pixels=max_pixels
             )
         else:
             rows, columns = overlapping(sides, side=side, overlap=run.overlap)
         tile_pixels = (rows[0][1] - rows[0][0]) * (columns[0][1] - columns[0][0])
+        if self._memory is not None:
+            self._memory.require(tile_pixels, needed, "allow more, or cut the image")
         crop_y, crop_x = ((before, before + length) for (before, _), length in zip(pads, scaled.shape[1:], strict=True))
         return Job(
             image,
@@ -554,7 +563,7 @@ class FlowModel(Model):
             crop=(crop_y, crop_x),
             augment=run.augment,
             n_maps=self.head.n_maps,
-            batch_size=min(run.batch_size, max(1, MAX_TILE_PIXELS // tile_pixels)),
+            batch_size=min(run.batch_size, max(1, max_pixels // tile_pixels)),
             then=then,
         )
 
@@ -592,6 +601,13 @@ def _resized(planes: NDArray[np.float32], shape: tuple[int, int], threads: int) 
     """Planes (C, Y, X) at another shape, by the routine that OpenCV has for as many channels."""
     single_precision = len(planes) not in (1, 3, 4) or 1 in planes.shape[1:]
     return kernels.resize_linear(planes, out_shape=shape, single_precision=single_precision, threads=threads)
+
+
+def _needed(image: NDArray[np.float32], padded: NDArray[np.float32]) -> int:
+    """Bytes that an image (C, Y, X) needs beside the network: it, what the network sees, then maps or masks."""
+    blending = 32 * padded[0].size  # maps as a sum and without padding, weights
+    decoding = 44 * image[0].size  # maps, and where the flow leads from every second pixel
+    return int(2 * image.nbytes + padded.nbytes + max(blending, decoding))
 
 
 def _positive(diameter: Any) -> float:

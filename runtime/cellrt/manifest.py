@@ -98,6 +98,18 @@ class TileSpec:
 
 
 @dataclass(frozen=True)
+class MemorySpec:
+    """How much memory the network needs on a CPU: as computed by the exporter, within a fifth of what it takes."""
+
+    bytes_per_pixel: float  # of what a run reads: all that is alive at once between the layers, input and output too
+    weights: int  # bytes that opening the file leaves in memory
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.bytes_per_pixel <= 1e9, "memory.bytes_per_pixel", "1..1e9", self.bytes_per_pixel)
+        _require(0 <= self.weights <= 1 << 50, "memory.weights", "0..2^50 bytes", self.weights)
+
+
+@dataclass(frozen=True)
 class StarSpec:
     """The `star` head: the maps are probability, n_rays lengths in pixels, then n_classes + 1 class probabilities."""
 
@@ -243,6 +255,7 @@ class Manifest:
     tile: TileSpec
     source: SourceSpec
     selftest: SelfTestSpec | None = None
+    memory: MemorySpec | None = None
     description: str = ""
     schema: int = field(default=SCHEMA)
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -16,6 +17,7 @@ from cellrt import kernels, selftest
 from cellrt.errors import ModelError
 from cellrt.instances import Instances
 from cellrt.manifest import Manifest
+from cellrt.memory import MemoryLimit
 from cellrt.session import Outputs, Session
 from cellrt.stream import Route, Segmented, Stream
 
@@ -33,8 +35,11 @@ class Model(ABC):
     Several threads may use a model at once.
     """
 
-    def __init__(self, session: Session, manifest: Manifest, *, threads: int) -> None:
+    def __init__(
+        self, session: Session, manifest: Manifest, *, threads: int, memory: MemoryLimit | None = None
+    ) -> None:
         self._threads = threads
+        self._memory = memory
         self._session = session
         self.providers = session.providers
         self.manifest = manifest
@@ -42,6 +47,8 @@ class Model(ABC):
         got = [session.inputs.get("image", [])[1:2], session.outputs.get("maps", [])[1:2]]
         if got != [[n] for n in want]:
             raise ModelError(f"expected {want} channels of image and maps as in the manifest, got {got}; export again")
+        if memory is not None:
+            memory.require(math.prod(manifest.tile.multiple), 0, "allow more, or choose a smaller network")
 
     def __repr__(self) -> str:
         kind, name = type(self).__name__, self.manifest.name
@@ -72,8 +79,9 @@ class Model(ABC):
             (a letter each). Taken one by one as they are needed, by other threads, one at a time.
         in_flight : int, optional
             Images that may be on their way at once, those that wait for you included. They bound the memory: of each
-            there are its pixels, what the network sees, its results. Of images above 64 megapixels together (channels
-            added up) no other is begun, whatever this says. Default: twice the workers and 2.
+            there are its pixels, what the network sees, its results. Beside images above 64 megapixels together
+            (channels added up) no other is begun, whatever this says. Default: twice the workers and 2; with a limit
+            of memory, which counts one image, 1.
         workers : int, optional
             Threads that read, normalise, decode and write beside the one that runs the network. Default: as many as
             the model has, 2 to 8. One alone cannot decode while it waits for a slow iterable.
@@ -99,11 +107,13 @@ class Model(ABC):
         """
         if workers is None:
             workers = min(8, max(2, self._threads or kernels.usable_cores()))
+        if in_flight is None:
+            in_flight = 2 * workers + 2 if self._memory is None else 1
         return Stream(
             images,
             self._streaming(**options),
             self._network,
-            in_flight=2 * workers + 2 if in_flight is None else in_flight,
+            in_flight=in_flight,
             workers=workers,
             ordered=ordered,
             write=write,

@@ -42,6 +42,9 @@ _PROVIDERS = {
 _OPTIONS: dict[str, dict[str, str]] = {"CUDAExecutionProvider": {"cudnn_conv_algo_search": "HEURISTIC"}}
 
 
+Providers = Sequence[str | tuple[str, Mapping[str, Any]]]  # names, or pairs of a name and options
+
+
 class Session:
     """An ONNX file, ready to run.
 
@@ -49,9 +52,11 @@ class Session:
     ----------
     model : bytes or path
         The file or its content.
-    providers : sequence of str, optional
+    providers : sequence of str or (str, mapping), optional
         Execution providers in order of preference: "cpu", "cuda", "tensorrt", "openvino", "coreml", "directml", or
-        ONNX Runtime's names. One that does not become active is an error. Default: CUDA where it works, else the CPU.
+        ONNX Runtime's names; with options of ONNX Runtime as a pair, ``("cuda", {"device_id": 1})``, or behind colons,
+        "openvino:device_type=GPU:precision=FP16". Each one that does not become active is an error. Default: CUDA
+        where it works, else the CPU.
     threads : int, optional
         Threads of the network on the CPU. Default: all usable cores.
 
@@ -71,7 +76,7 @@ class Session:
     """
 
     def __init__(
-        self, model: bytes | str | Path, *, providers: Sequence[str] | None = None, threads: int | None = None
+        self, model: bytes | str | Path, *, providers: Providers | None = None, threads: int | None = None
     ) -> None:
         if threads is not None and threads < 0:
             raise CellrtError(f"expected threads of at least 0 (0: all usable cores), got {threads}")
@@ -87,32 +92,22 @@ class Session:
         # Plans of past shapes are kept for reuse otherwise, and images come in many shapes.
         options.enable_mem_pattern = False
         options.add_session_config_entry("session.use_env_allocators", "1")
-        source, content = _content(model)
-        try:
-            self._session = ort.InferenceSession(
-                content,
-                sess_options=options,
-                providers=[(name, _OPTIONS.get(name, {})) for name in wanted],
-            )
-        except Exception as error:  # onnxruntime's exceptions share no base class of their own
-            raise ModelError(
-                f"expected a whole ONNX model, got {source} that ONNX Runtime cannot load ({_first_line(error)}); "
-                "copy or export it again"
-            ) from error
+        self._session = _open(ort, model, options, wanted, is_default=providers is None)
         self._shape: tuple[int, ...] = ()  # of the last batch
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
-        arenas = "cpu:0;gpu:0" if _PROVIDERS["cuda"] in self.providers else "cpu:0"
+        device = wanted.get(_PROVIDERS["cuda"], {}).get("device_id", "0")
+        arenas = f"cpu:0;gpu:{device}" if _PROVIDERS["cuda"] in self.providers else "cpu:0"
         self._give_back = ort.RunOptions()
         self._give_back.add_run_config_entry("memory.enable_memory_arena_shrinkage", arenas)
         self._give_back.terminate = True
         self.metadata: Mapping[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
-        if wanted[0] not in self.providers:
+        if missing := [name for name in wanted if name not in self.providers]:
             if providers is not None:
                 raise ProviderError(
-                    f"expected provider {wanted[0]} to be active, got {', '.join(self.providers)}; check its drivers "
+                    f"expected provider {missing[0]} to be active, got {', '.join(self.providers)}; check its drivers "
                     "and libraries, or ask for another provider"
                 )
-            _log.warning("%s is installed but does not work here; running on the CPU", wanted[0])
+            _log.warning("%s is installed but does not work here; running on the CPU", missing[0])
 
     @property
     def inputs(self) -> dict[str, list[Any]]:
@@ -171,23 +166,81 @@ def _onnxruntime() -> Any:
     return ort
 
 
-def _choose_providers(ort: Any, providers: Sequence[str] | None) -> list[str]:
-    """ONNX Runtime's names of the providers to ask for, the CPU last."""
+def _choose_providers(ort: Any, providers: Providers | None) -> dict[str, dict[str, str]]:
+    """ONNX Runtime's names of the providers to ask for, in order, with their options."""
     available = ort.get_available_providers()
     if providers is None:
-        return [name for name in (_PROVIDERS["cuda"], _PROVIDERS["cpu"]) if name in available]
+        names = [name for name in (_PROVIDERS["cuda"], _PROVIDERS["cpu"]) if name in available]
+        return {name: _OPTIONS.get(name, {}) for name in names}
     if isinstance(providers, str):
         providers = [providers]
-    names = [_PROVIDERS.get(name.lower(), name) for name in providers]
-    if not names:
-        raise ProviderError("expected at least one provider, got none; leave providers out for the default")
-    for name in names:
+    wanted: dict[str, dict[str, str]] = {}
+    for provider in providers:
+        short, options = _with_options(provider)
+        name = _PROVIDERS.get(short.lower(), short)
         if name not in available:
             raise ProviderError(
                 f"expected one of the providers {', '.join(available)}, got {name}; install the ONNX Runtime that has "
                 'it (CUDA: pip install "cellrt[gpu]")'
             )
-    return names
+        if name in wanted:
+            raise ProviderError(f"expected each provider once, got {short} twice; leave one out")
+        wanted[name] = _OPTIONS.get(name, {}) | options
+    if not wanted:
+        raise ProviderError("expected at least one provider, got none; leave providers out for the default")
+    return wanted
+
+
+def _with_options(provider: object) -> tuple[str, dict[str, str]]:
+    """The name and the options of "cuda", "cuda:device_id=1" or ("cuda", {"device_id": 1})."""
+    if isinstance(provider, str):
+        name, *texts = provider.split(":")
+        pairs = [text.partition("=") for text in texts]
+        if name and all(key and equals and value for key, equals, value in pairs):
+            return name, {key: value for key, _, value in pairs}
+    elif isinstance(provider, (tuple, list)) and len(provider) == 2:
+        name, options = provider
+        if isinstance(name, str) and isinstance(options, Mapping):
+            return name, {str(key): str(value) for key, value in options.items()}
+    raise ProviderError(
+        'expected a provider as "cuda", with options as "cuda:device_id=1" or ("cuda", {"device_id": 1}), got '
+        f"{provider!r}; correct it"
+    )
+
+
+def _open(
+    ort: Any, model: bytes | str | Path, options: Any, wanted: Mapping[str, dict[str, str]], *, is_default: bool
+) -> Any:
+    """ONNX Runtime's session of a model; of one on the CPU, with a warning, where the default provider fails."""
+    source, content = _content(model)
+
+    def attempt(providers: Mapping[str, dict[str, str]]) -> Any:
+        # Without its fallback, which prints on stdout and goes on with other providers than were asked for.
+        return ort.InferenceSession(
+            content, sess_options=options, providers=list(providers.items()), enable_fallback=False
+        )
+
+    try:
+        return attempt(wanted)
+    except Exception as error:  # onnxruntime's exceptions share no base class of their own
+        only_cpu = {_PROVIDERS["cpu"]: dict[str, str]()}
+        reason = error
+        if wanted != only_cpu:  # is it the provider or the model?
+            try:
+                session = attempt(only_cpu)
+            except Exception as fault:
+                reason = fault
+            else:
+                if is_default:
+                    return session
+                raise ProviderError(
+                    f"expected providers {', '.join(wanted)} to open the model, got: {_first_line(error)}; check their "
+                    "options, drivers and libraries, or ask for another provider"
+                ) from error
+        raise ModelError(
+            f"expected a whole ONNX model, got {source} that ONNX Runtime cannot load ({_first_line(reason)}); copy or "
+            "export it again"
+        ) from error
 
 
 def _content(model: bytes | str | Path) -> tuple[str, bytes | str]:

@@ -18,6 +18,7 @@ from cellrt.heads import star
 from cellrt.image import as_image
 from cellrt.instances import Instances
 from cellrt.manifest import Manifest, PercentileSpec, StarSpec
+from cellrt.memory import MemoryLimit
 from cellrt.model import Model
 from cellrt.normalize import normalize as normalize_image
 from cellrt.pool import Found, complete
@@ -30,6 +31,7 @@ from cellrt.tile import Tile, checked, padded, plan
 # A full-width StarDist network needs about 0.25 kB per pixel that it reads at once: 1.1 GB. Smaller tiles need less
 # memory, but compute their halos more often.
 MAX_TILE_PIXELS = 4_400_000
+_CANDIDATES_PER_SAMPLE = 0.16  # of the maps, in a field full of cells; with what suppressing them takes
 # Tiles that the network runs on at once. A CPU is slower on several than one by one; other devices idle between calls.
 _BATCH_ELSEWHERE = 8
 
@@ -47,8 +49,10 @@ class StarModel(Model):
         As of every `Model`.
     """
 
-    def __init__(self, session: Session, manifest: Manifest, *, threads: int) -> None:
-        super().__init__(session, manifest, threads=threads)
+    def __init__(
+        self, session: Session, manifest: Manifest, *, threads: int, memory: MemoryLimit | None = None
+    ) -> None:
+        super().__init__(session, manifest, threads=threads, memory=memory)
         if not isinstance(manifest.head, StarSpec) or not isinstance(manifest.normalize, PercentileSpec):
             kinds = f"{manifest.head.kind!r} with {manifest.normalize.kind!r}"
             raise ModelError(f"expected a head with the normalisation of its kind, got {kinds}; export the model again")
@@ -138,9 +142,12 @@ class StarModel(Model):
         head = self.head
         grid_y, grid_x = head.grid
         whole = np.empty((head.n_maps, ready.shape[1] // grid_y, ready.shape[2] // grid_x), np.float32)
-        for tile in self._plan(ready, tiles):
-            maps = self._network(np.ascontiguousarray(_cut(ready, tile))[np.newaxis])["maps"][0]
-            place(whole, maps, tile, head.grid)
+        planned, _ = self._plan(ready, tiles, self._needed(pixels, ready) + whole.nbytes)
+        for tile in planned:
+            batch = np.ascontiguousarray(_cut(ready, tile))[np.newaxis]
+            place(
+                whole, self._network(batch)["maps"][0], tile, head.grid
+            )  # not kept: they lie where the next run works
         whole = whole[:, : -(-shape[0] // grid_y), : -(-shape[1] // grid_x)]
         maps_by_name = {"prob": whole[0], "dist": whole[1 : 1 + head.n_rays]}
         if head.n_classes is not None:
@@ -209,9 +216,9 @@ class StarModel(Model):
             out_shape=(pixels.shape[1], pixels.shape[2]),
             scale=(1 / factors[0], 1 / factors[1]),
         )
-        planned = self._plan(ready, tiles)
+        planned, max_pixels = self._plan(ready, tiles, self._needed(pixels, ready))
         on_cpu = self.providers[0] == "CPUExecutionProvider"
-        batch_size = 1 if on_cpu else min(_BATCH_ELSEWHERE, max(1, MAX_TILE_PIXELS // planned[0].n_pixels))
+        batch_size = 1 if on_cpu else min(_BATCH_ELSEWHERE, max(1, max_pixels // planned[0].n_pixels))
         return _Work(ready, planned, head.grid, batch_size, collector, finish)
 
     def _decode_whole(self, maps: NDArray[np.float32]) -> Instances:
@@ -248,16 +255,33 @@ class StarModel(Model):
                 f"expected normalize to be two percentiles 0 <= low < high <= 100, None or 'model', got {normalize!r}"
             ) from None
 
-    def _plan(self, ready: NDArray[np.float32], tiles: tuple[int, int] | None) -> tuple[Tile, ...]:
-        """The tiles of a padded image."""
-        spec = self.manifest.tile
-        return plan(
-            (ready.shape[1], ready.shape[2]),
-            halo=spec.halo,
-            multiple=spec.multiple,
-            max_pixels=MAX_TILE_PIXELS,
-            tiles=tiles,
-        )
+    def _plan(
+        self, ready: NDArray[np.float32], tiles: tuple[int, int] | None, needed: int
+    ) -> tuple[tuple[Tile, ...], int]:
+        """The tiles of a padded image, and how many pixels the network may read at once.
+
+        `needed` are the bytes that the image needs beside the network, for the memory limit if there is one.
+        """
+        spec, limit = self.manifest.tile, self._memory
+        max_pixels = MAX_TILE_PIXELS
+        if limit is not None:
+            halo_y, halo_x = padded(spec.halo, spec.multiple)
+            least = 4 * halo_y * 4 * halo_x  # in smaller tiles most pixels would be computed more than four times
+            max_pixels = limit.tile_pixels(needed, least=least, most=max_pixels)
+        shape = (ready.shape[1], ready.shape[2])
+        planned = plan(shape, halo=spec.halo, multiple=spec.multiple, max_pixels=max_pixels, tiles=tiles)
+        if limit is not None:
+            (top, bottom), (left, right) = planned[0].read_y, planned[0].read_x
+            advice = "allow more, or cut the image" if tiles is None else "allow more, or ask for more tiles"
+            limit.require((bottom - top) * (right - left), needed, advice)
+        return planned, max_pixels
+
+    def _needed(self, pixels: NDArray[Any], ready: NDArray[np.float32]) -> int:
+        """Bytes that an image (C, Y, X) needs beside the network: it, what the network sees, candidates, labels."""
+        grid_y, grid_x = self.head.grid
+        n_candidates = _CANDIDATES_PER_SAMPLE * ready[0].size / (grid_y * grid_x)
+        labels = 4 * pixels[0].size
+        return int(pixels.nbytes + ready.nbytes + n_candidates * 4 * (self.head.n_rays + 8) + labels)
 
 
 class _Work:
