@@ -15,6 +15,7 @@
 #include "star_nms_2d.hpp"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <cstring>
@@ -35,7 +36,7 @@ constexpr std::int32_t farthest_point = 1 << 30;   // pixels
 constexpr std::int64_t looks_per_pair = 64;         // cells and boxes that take as long as comparing two profiles
 constexpr std::int64_t uncounted_pairs = 1024;      // threads add up what they did now and then
 
-using Rank = std::uint32_t;
+using Index = std::uint32_t;  // of a candidate
 
 // Candidates in blocks of 2^block_bits, the last one shorter: parts of one array, or what StarNms2D holds.
 struct CandidateBlock {
@@ -48,23 +49,14 @@ struct Candidates {
     std::int32_t n_rays;
     std::int64_t n;
 
-    const CandidateBlock& block(Rank candidate) const { return blocks[candidate >> block_bits]; }
-    std::size_t place(Rank candidate) const { return candidate & ((Rank{1} << block_bits) - 1); }
-    const float* dist(Rank candidate) const {
+    const CandidateBlock& block(Index candidate) const { return blocks[candidate >> block_bits]; }
+    std::size_t place(Index candidate) const { return candidate & ((Index{1} << block_bits) - 1); }
+    const float* dist(Index candidate) const {
         return block(candidate).dist + place(candidate) * static_cast<std::size_t>(n_rays);
     }
-    const std::int32_t* point(Rank candidate) const { return block(candidate).points + 2 * place(candidate); }
+    float prob(Index candidate) const { return block(candidate).prob[place(candidate)]; }
+    const std::int32_t* point(Index candidate) const { return block(candidate).points + 2 * place(candidate); }
 };
-
-inline std::uint32_t lowest_bit(std::uint64_t bits) {
-#if defined(__GNUC__) || defined(__clang__)
-    return static_cast<std::uint32_t>(__builtin_ctzll(bits));
-#else
-    std::uint32_t index = 0;
-    for (; (bits & 1) == 0; bits >>= 1) ++index;
-    return index;
-#endif
-}
 
 // Start loading what is needed soon. To be inlined by force: GCC takes a function that does nothing else for one without
 // effects, and drops calls of it.
@@ -74,6 +66,118 @@ CELLRT_INLINE void prefetch(const void* address) {
 #else
     static_cast<void>(address);
 #endif
+}
+
+// ---- Ranks ----------------------------------------------------------------------------------------------------
+
+std::int32_t bits_of(float value) {
+    std::int32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+// A key whose ascending order is the descending order of the probability; -0 and +0 are equal.
+std::uint32_t descending_key(float prob) {
+    const auto bits = static_cast<std::uint32_t>(bits_of(prob + 0.0F));
+    return bits & 0x80000000U ? bits : ~bits & 0x7FFFFFFFU;
+}
+
+// Which candidate of two with the same probability comes first: the one with the smaller index, or the one whose point
+// comes first by rows, and only of equal points the one with the smaller index.
+enum class Ties { by_index, by_rows };
+
+struct Ranked {
+    std::uint32_t key;
+    Index candidate;
+};
+
+// Sorts candidates, given in ascending order, into the order of their ranks. `sorted` is scratch.
+void sort_by_rank(const Candidates& candidates, Ties ties, std::vector<Ranked>& entries, std::vector<Ranked>& sorted) {
+    // A radix sort is stable.
+    constexpr int digit_bits = 11, n_digits = 3;
+    constexpr std::uint32_t digits = 1 << digit_bits;
+    const auto digit = [](const Ranked& entry, int place) { return entry.key >> (place * digit_bits) & (digits - 1); };
+    const auto comes_before = [](const Ranked& a, const Ranked& b) {
+        return a.key != b.key ? a.key < b.key : a.candidate < b.candidate;
+    };
+    if (entries.size() < digits) {
+        std::sort(entries.begin(), entries.end(), comes_before);
+    } else {
+        sorted.resize(entries.size());
+        std::vector<std::uint32_t> counts(n_digits * digits);
+        for (const Ranked& entry : entries)
+            for (int place = 0; place < n_digits; ++place)
+                ++counts[static_cast<std::uint32_t>(place) * digits + digit(entry, place)];
+        for (int place = 0; place < n_digits; ++place) {
+            std::uint32_t* const begin = counts.data() + static_cast<std::uint32_t>(place) * digits;
+            std::uint32_t sum = 0;
+            for (std::uint32_t value = 0; value < digits; ++value) sum += std::exchange(begin[value], sum);
+            for (const Ranked& entry : entries) sorted[begin[digit(entry, place)]++] = entry;
+            entries.swap(sorted);
+        }
+    }
+    if (ties == Ties::by_index) return;
+    for (std::size_t begin = 0, end; begin < entries.size(); begin = end) {
+        end = begin + 1;
+        while (end < entries.size() && entries[end].key == entries[begin].key) ++end;
+        if (end - begin == 1) continue;
+        std::stable_sort(entries.begin() + static_cast<std::ptrdiff_t>(begin),
+                         entries.begin() + static_cast<std::ptrdiff_t>(end), [&](const Ranked& a, const Ranked& b) {
+                             const std::int32_t* const p = candidates.point(a.candidate);
+                             const std::int32_t* const q = candidates.point(b.candidate);
+                             return p[0] != q[0] ? p[0] < q[0] : p[1] < q[1];
+                         });
+    }
+}
+
+// All candidates in chunks: each has higher ranks than the next, and lists its candidates in ascending order. Chunks
+// become longer, as more is kept: what conflicts within one stays little, and so do the times that threads are started.
+// They end between values of the probability, so a value that is very frequent can make one as long as it likes.
+class Chunks {
+public:
+    explicit Chunks(const Candidates& candidates);
+
+    std::size_t size() const noexcept { return begins_.size() - 1; }
+    const Index* begin(std::size_t chunk) const noexcept { return members_.get() + begins_[chunk]; }
+
+private:
+    static constexpr std::uint64_t shortest = 512, growth = 4;
+    static constexpr int bucket_bits = 16;
+
+    std::unique_ptr<Index[]> members_;
+    std::vector<std::uint32_t> begins_;  // of each chunk, and the end of the last
+};
+
+Chunks::Chunks(const Candidates& candidates) : members_(new Index[static_cast<std::size_t>(candidates.n)]) {
+    std::uint32_t first = UINT32_MAX, last = 0;
+    const auto for_each_key = [&](const auto& visit) {
+        for (std::int64_t i = 0; i < candidates.n; ++i) {
+            const auto candidate = static_cast<Index>(i);
+            visit(candidate, descending_key(candidates.prob(candidate)));
+        }
+    };
+    for_each_key([&](Index, std::uint32_t key) {
+        first = std::min(first, key);
+        last = std::max(last, key);
+    });
+    int shift = 0;
+    while (((last - first) >> shift) >> bucket_bits != 0) ++shift;
+    std::vector<std::uint32_t> counts(candidates.n > 0 ? ((last - first) >> shift) + 1 : 0);
+    for_each_key([&](Index, std::uint32_t key) { ++counts[(key - first) >> shift]; });
+
+    // counts becomes the chunk of each bucket.
+    std::uint32_t sum = 0;
+    begins_.push_back(0);
+    for (std::uint32_t& count : counts) {
+        if (sum - begins_.back() >= std::max(shortest, growth * begins_.back())) begins_.push_back(sum);
+        sum += std::exchange(count, static_cast<std::uint32_t>(begins_.size() - 1));
+    }
+    std::vector<std::uint32_t> next = begins_;
+    begins_.push_back(sum);
+    for_each_key([&](Index candidate, std::uint32_t key) {
+        members_[next[counts[(key - first) >> shift]]++] = candidate;
+    });
+    if (candidates.n == 0) begins_.pop_back();
 }
 
 // ---- Kept polygons --------------------------------------------------------------------------------------------
@@ -125,7 +229,7 @@ private:
 
 struct Kept {
     StarSummary summary;
-    Rank candidate;
+    Index candidate;
     std::uint32_t next_in_cell;  // one more than its index, 0 at the end
     const float* profile;        // left, then right; nullptr if there is none
 
@@ -141,7 +245,13 @@ public:
     std::size_t size() const noexcept { return kept_.size(); }
     const Kept& operator[](std::size_t index) const noexcept { return kept_[index]; }
 
-    void add(const StarShape& shape, Rank candidate);
+    void add(const StarSummary& summary, const StarProfile& profile, Index candidate);
+
+    CELLRT_INLINE void prefetch_profile(std::size_t index) const {
+        const Kept& kept = kept_[index];
+        const std::int64_t n = kept.profile != nullptr ? std::min<std::int64_t>(2 * kept.summary.box.height(), 128) : 0;
+        for (std::int64_t value = 0; value < n; value += 16) prefetch(kept.profile + value);
+    }
 
     // visit(index) for each kept polygon from `first` on whose box touches `box`. Returns how many cells and boxes were
     // looked at for that: most of the work where long boxes share cells and do not touch.
@@ -152,7 +262,7 @@ private:
     static constexpr int finest = 3, n_levels = 24;  // cells of 2^level pixels
     static constexpr int square_bits = 2;            // 4 x 4 cells
 
-    struct Square {
+    struct alignas(64) Square {  // a cache line
         std::uint32_t heads[1 << 2 * square_bits];  // one more than the index of each cell's latest polygon; 0: none
     };
     struct Slot {
@@ -200,15 +310,14 @@ std::uint32_t& KeptPolygons::head_of_cell(int level, std::int64_t row, std::int6
     return squares_[found.square - 1].heads[cell_in_square(row, column)];
 }
 
-void KeptPolygons::add(const StarShape& shape, Rank candidate) {
-    const VertexBox& box = shape.summary.box;
+void KeptPolygons::add(const StarSummary& summary, const StarProfile& profile, Index candidate) {
+    const VertexBox& box = summary.box;
     const std::int64_t side = std::max(box.height(), box.width());
     int level = finest;
     while ((std::int64_t{1} << level) < side) ++level;
     std::uint32_t& head = head_of_cell(level, std::int64_t{box.y_first} >> level, std::int64_t{box.x_first} >> level);
-    Kept kept{shape.summary, candidate, head, nullptr};
-    if (shape.summary.has_profile)
-        kept.profile = profiles_.add(shape.profile(), static_cast<std::size_t>(box.height()));
+    Kept kept{summary, candidate, head, nullptr};
+    if (summary.has_profile) kept.profile = profiles_.add(profile, static_cast<std::size_t>(box.height()));
     in_level_[level].push_back(static_cast<std::uint32_t>(kept_.size()));
     kept_.push_back(kept);
     head = static_cast<std::uint32_t>(kept_.size());
@@ -260,7 +369,23 @@ std::int64_t KeptPolygons::visit_touching(const VertexBox& box, std::size_t firs
 
 // ---- Comparing two polygons -----------------------------------------------------------------------------------
 
+// Which polygon suppressed the last candidate nearby: most likely it suppresses the next one too.
+class LastSuppressors {
+public:
+    void clear() { indices_.fill(none); }
+    std::uint32_t& near(std::int32_t y, std::int32_t x) {
+        return indices_[static_cast<std::size_t>((y >> cell_bits) * 37 + (x >> cell_bits)) % indices_.size()];
+    }
+
+    static constexpr std::uint32_t none = UINT32_MAX;
+
+private:
+    static constexpr int cell_bits = 4;  // 8 x 8 pixels
+    std::array<std::uint32_t, 2048> indices_;
+};
+
 struct Scratch {
+    LastSuppressors last;
     StarShape shape, other;
     Outline outline, other_outline;
     OverlapSweep sweep;
@@ -278,12 +403,13 @@ struct Scratch {
 
 class Suppression {
 public:
-    Suppression(const Candidates& candidates, const std::vector<Rank>& order, float nms_thresh, std::int64_t max_pairs,
+    Suppression(const Candidates& candidates, Ties ties, float nms_thresh, std::int64_t max_pairs,
                 const std::int32_t* cancel)
-        : candidates_(candidates), order_(order), rays_(candidates.n_rays), nms_thresh_(nms_thresh),
-          max_pairs_(max_pairs), cancel_(cancel), in_chunk_((order.size() + 63) / 64), is_left_over_(order.size()) {}
+        : candidates_(candidates), ties_(ties), rays_(candidates.n_rays), nms_thresh_(nms_thresh),
+          max_pairs_(max_pairs), cancel_(cancel) {}
 
-    std::vector<Rank> run(int n_threads);
+    // The survivors, best first.
+    std::vector<Index> run(int n_threads);
 
 private:
     void poll() const {
@@ -292,11 +418,11 @@ private:
     bool exceeds(double intersection, double smaller) const {
         return static_cast<float>(intersection / smaller) > nms_thresh_;
     }
-    void trace(Rank candidate, StarShape& shape) const {
+    void trace(Index candidate, StarShape& shape) const {
         const std::int32_t* const point = candidates_.point(candidate);
         shape.trace(candidates_.dist(candidate), point[0], point[1], rays_);
     }
-    CELLRT_INLINE void prefetch_candidate(Rank candidate) const {
+    CELLRT_INLINE void prefetch_candidate(Index candidate) const {
         const float* const dist = candidates_.dist(candidate);
         const std::int32_t n_soon = std::min(candidates_.n_rays, 64);
         for (std::int32_t k = 0; k < n_soon; k += 16) prefetch(dist + k);
@@ -304,9 +430,8 @@ private:
         prefetch(candidates_.point(candidate));
     }
     bool suppresses(const Kept& kept, Scratch& scratch, bool* outline_ready) const;
-    bool suppressed(Rank candidate, std::size_t first_kept, Scratch& scratch);
-    void sort_by_place(std::vector<Rank>& chunk);
-    void test_against_kept(const std::vector<Rank>& chunk, int n_threads);
+    std::uint32_t suppressor_of(Index candidate, std::size_t first_kept, std::uint32_t likely, Scratch& scratch);
+    void test_against_kept(const Index* chunk, std::int64_t n, int n_threads);
     void count(Scratch& scratch) {
         const std::int64_t n_pairs = std::exchange(scratch.n_pairs, 0);
         const std::int64_t before = n_pairs_.fetch_add(n_pairs, std::memory_order_relaxed);
@@ -316,13 +441,12 @@ private:
     void return_scratch(std::unique_ptr<Scratch> scratch);
 
     const Candidates candidates_;
-    const std::vector<Rank>& order_;  // candidate of each rank
+    const Ties ties_;
     const RayDirections rays_;
     const float nms_thresh_;
     const std::int64_t max_pairs_;
     const std::int32_t* const cancel_;
-    std::vector<std::uint64_t> in_chunk_;      // a bit per candidate
-    std::vector<std::uint8_t> is_left_over_;   // per candidate of the chunk: no polygon kept before it suppresses it
+    std::vector<std::uint8_t> is_left_over_;  // of each candidate of a chunk: no polygon kept before it suppresses it
     KeptPolygons kept_;
     std::atomic<std::int64_t> n_pairs_{0};
     std::mutex scratch_mutex_;
@@ -360,28 +484,39 @@ bool Suppression::suppresses(const Kept& kept, Scratch& scratch, bool* outline_r
     return exceeds(static_cast<double>(static_cast<float>(0.5 * std::fabs(twice_area))), smaller);
 }
 
-// Whether a polygon kept from `first_kept` on suppresses the candidate. Leaves its shape in scratch.shape.
-bool Suppression::suppressed(Rank candidate, std::size_t first_kept, Scratch& scratch) {
+// The index of a polygon kept from `first_kept` on that suppresses the candidate, or `none`. The one at `likely`, if
+// there is one, is compared first, and the others only if need be. Leaves the candidate's shape in scratch.shape.
+std::uint32_t Suppression::suppressor_of(Index candidate, std::size_t first_kept, std::uint32_t likely,
+                                         Scratch& scratch) {
     poll();
     trace(candidate, scratch.shape);
     const StarSummary& summary = scratch.shape.summary;
+    bool outline_ready = false;
+    if (likely != LastSuppressors::none && kept_[likely].summary.box.touches(summary.box)) {
+        scratch.shape.trace_profile();
+        ++scratch.n_pairs;
+        if (suppresses(kept_[likely], scratch, &outline_ready)) return likely;
+    }
     auto& neighbours = scratch.neighbours;
     neighbours.clear();
     const std::int64_t n_looks = kept_.visit_touching(summary.box, first_kept, [&](std::uint32_t index) {
+        if (index == likely) return;
+        kept_.prefetch_profile(index);
         const std::int64_t y = std::int64_t{kept_[index].summary.y} - summary.y;
         const std::int64_t x = std::int64_t{kept_[index].summary.x} - summary.x;
         neighbours.emplace_back(y * y + x * x, index);  // the boxes touch, so |y| and |x| are below 2^23
     });
     scratch.n_pairs += n_looks / looks_per_pair;
-    if (neighbours.empty()) return false;
-    scratch.shape.trace_profile();
+    if (neighbours.empty()) return LastSuppressors::none;
+    if (!summary.has_profile) scratch.shape.trace_profile();
     std::swap(neighbours.front(), *std::min_element(neighbours.begin(), neighbours.end()));
-    bool outline_ready = false, found = false;
+    std::uint32_t found = LastSuppressors::none;
     std::size_t tested = 0;
-    while (tested < neighbours.size() && !found) {
+    while (tested < neighbours.size() && found == LastSuppressors::none) {
         if (tested == 1) std::sort(neighbours.begin() + 1, neighbours.end());
         poll();
-        found = suppresses(kept_[neighbours[tested].second], scratch, &outline_ready);
+        const std::uint32_t index = neighbours[tested].second;
+        if (suppresses(kept_[index], scratch, &outline_ready)) found = index;
         ++tested;
     }
     scratch.n_pairs += static_cast<std::int64_t>(tested);
@@ -402,58 +537,57 @@ void Suppression::return_scratch(std::unique_ptr<Scratch> scratch) {
     free_scratch_.push_back(std::move(scratch));
 }
 
-// Finds is_left_over_ of each candidate of a chunk, given in any order.
-void Suppression::test_against_kept(const std::vector<Rank>& chunk, int n_threads) {
-    constexpr std::int64_t ahead = 16;
-    const auto n = static_cast<std::int64_t>(chunk.size());
-    parallel_for(n, 128, n_threads, [&](std::int64_t begin, std::int64_t end) {
+// Finds is_left_over_ of each candidate of a chunk, given in the order in which they lie in memory.
+void Suppression::test_against_kept(const Index* chunk, std::int64_t n, int n_threads) {
+    constexpr std::int64_t ahead = 8;
+    is_left_over_.resize(static_cast<std::size_t>(n));
+    // A few rows of an image, if the chunk is long: its objects come again. The same for any number of threads.
+    const std::int64_t grain = std::min<std::int64_t>(std::max<std::int64_t>(n / 16, 128), 2048);
+    parallel_for(n, grain, n_threads, [&](std::int64_t begin, std::int64_t end) {
         std::unique_ptr<Scratch> scratch = take_scratch();
+        scratch->last.clear();
         for (std::int64_t i = begin; i < end; ++i) {
-            prefetch_candidate(chunk[static_cast<std::size_t>(std::min(i + ahead, n - 1))]);
-            const Rank candidate = chunk[static_cast<std::size_t>(i)];
-            is_left_over_[candidate] = !suppressed(candidate, 0, *scratch);
+            prefetch_candidate(chunk[std::min(i + ahead, n - 1)]);
+            const std::int32_t* const point = candidates_.point(chunk[i]);
+            std::uint32_t& last = scratch->last.near(point[0], point[1]);
+            const std::uint32_t suppressor = suppressor_of(chunk[i], 0, last, *scratch);
+            is_left_over_[static_cast<std::size_t>(i)] = suppressor == LastSuppressors::none;
+            if (suppressor != LastSuppressors::none) last = suppressor;
         }
         count(*scratch);
         return_scratch(std::move(scratch));
     });
 }
 
-std::vector<Rank> Suppression::run(int n_threads) {
-    std::vector<Rank> survivors, chunk;
+std::vector<Index> Suppression::run(int n_threads) {
+    std::vector<Index> survivors;
+    const Chunks chunks(candidates_);
+    std::vector<Ranked> left_over, sorted;
     const std::unique_ptr<Scratch> own_scratch = take_scratch();
-    for (std::size_t begin = 0, end; begin < order_.size(); begin = end) {
-        // Longer chunks as more is kept: the share that conflicts within a chunk stays small, and so does the number of
-        // times that threads are started.
-        end = std::min(begin + std::max<std::size_t>(512, begin), order_.size());
+    for (std::size_t c = 0; c < chunks.size(); ++c) {
+        const Index* const chunk = chunks.begin(c);
+        const std::int64_t n = chunks.begin(c + 1) - chunk;
         const std::size_t first_new = kept_.size();
-        chunk.assign(order_.begin() + static_cast<std::ptrdiff_t>(begin),
-                     order_.begin() + static_cast<std::ptrdiff_t>(end));
-        if (first_new > 0) {
-            sort_by_place(chunk);
-            test_against_kept(chunk, n_threads);
-            chunk.clear();
-            for (std::size_t i = begin; i < end; ++i)
-                if (is_left_over_[order_[i]]) chunk.push_back(order_[i]);
-        }
-        for (std::size_t i = 0; i < chunk.size(); ++i) {
-            prefetch_candidate(chunk[std::min(i + 4, chunk.size() - 1)]);
-            if (suppressed(chunk[i], first_new, *own_scratch)) continue;
+        if (first_new > 0)
+            test_against_kept(chunk, n, n_threads);
+        else
+            is_left_over_.assign(static_cast<std::size_t>(n), 1);
+        left_over.clear();
+        for (std::int64_t i = 0; i < n; ++i)
+            if (is_left_over_[static_cast<std::size_t>(i)])
+                left_over.push_back({descending_key(candidates_.prob(chunk[i])), chunk[i]});
+        sort_by_rank(candidates_, ties_, left_over, sorted);
+        for (std::size_t i = 0; i < left_over.size(); ++i) {
+            prefetch_candidate(left_over[std::min(i + 8, left_over.size() - 1)].candidate);
+            const Index candidate = left_over[i].candidate;
+            if (suppressor_of(candidate, first_new, LastSuppressors::none, *own_scratch) != LastSuppressors::none) continue;
             if (!own_scratch->shape.summary.has_profile) own_scratch->shape.trace_profile();
-            kept_.add(own_scratch->shape, chunk[i]);
-            survivors.push_back(chunk[i]);
+            kept_.add(own_scratch->shape.summary, own_scratch->shape.profile(), candidate);
+            survivors.push_back(candidate);
         }
         count(*own_scratch);
     }
     return survivors;
-}
-
-// Sorts distinct candidates by index, through a bit for each.
-void Suppression::sort_by_place(std::vector<Rank>& chunk) {
-    for (const Rank candidate : chunk) in_chunk_[candidate / 64] |= std::uint64_t{1} << candidate % 64;
-    chunk.clear();
-    for (std::size_t i = 0; i < in_chunk_.size(); ++i)
-        for (std::uint64_t bits = std::exchange(in_chunk_[i], 0); bits != 0; bits &= bits - 1)
-            chunk.push_back(static_cast<Rank>(64 * i) + lowest_bit(bits));
 }
 
 // ---- Input ----------------------------------------------------------------------------------------------------
@@ -465,70 +599,15 @@ void check_candidates(const float* prob, const float* dist, const std::int32_t* 
         for (std::int64_t i = begin; i < end; ++i) usable &= prob[i] == prob[i];
         for (std::int64_t i = 2 * begin; i < 2 * end; ++i)
             usable &= points[i] >= -farthest_point && points[i] <= farthest_point;
-        // A comparison with NaN is false.
-        for (std::int64_t i = begin * n_rays; i < end * n_rays; ++i) usable &= (dist[i] > 0) & (dist[i] <= longest_ray);
-        require(usable, CELLRT_ERROR_DATA);
+        // As integers, floats from the smallest above 0 up to 2^20 are those from 1 up to its bits; NaN lies beyond.
+        const std::int32_t most = bits_of(longest_ray);
+        std::int32_t is_unusable = 0;
+        for (std::int64_t i = begin * n_rays; i < end * n_rays; ++i) {
+            const std::int32_t bits = bits_of(dist[i]);
+            is_unusable |= static_cast<std::int32_t>(bits < 1) | static_cast<std::int32_t>(bits > most);
+        }
+        require(usable && is_unusable == 0, CELLRT_ERROR_DATA);
     });
-}
-
-// A key whose ascending order is the descending order of the probability; -0 and +0 are equal.
-std::uint32_t descending_key(float prob) {
-    const float value = prob + 0.0F;
-    std::uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    return bits & 0x80000000U ? bits : ~bits & 0x7FFFFFFFU;
-}
-
-struct Ranked {
-    std::uint32_t key;
-    Rank candidate;
-};
-
-// Candidates in descending order of probability, ties in ascending order: a radix sort, which is stable.
-std::vector<Ranked> rank_candidates(const Candidates& candidates) {
-    constexpr int digit_bits = 11, n_digits = 3;
-    constexpr std::uint32_t digits = 1 << digit_bits;
-    const auto digit = [](const Ranked& entry, int place) { return entry.key >> (place * digit_bits) & (digits - 1); };
-    std::vector<Ranked> entries, sorted(static_cast<std::size_t>(candidates.n));
-    entries.reserve(sorted.size());
-    std::vector<std::uint32_t> counts(n_digits * digits);
-    for (std::int64_t i = 0; i < candidates.n; ++i) {
-        const auto candidate = static_cast<Rank>(i);
-        const float prob = candidates.block(candidate).prob[candidates.place(candidate)];
-        entries.push_back({descending_key(prob), candidate});
-        for (int place = 0; place < n_digits; ++place)
-            ++counts[static_cast<std::uint32_t>(place) * digits + digit(entries.back(), place)];
-    }
-    for (int place = 0; place < n_digits; ++place) {
-        std::uint32_t* const begin = counts.data() + static_cast<std::uint32_t>(place) * digits;
-        std::uint32_t sum = 0;
-        for (std::uint32_t value = 0; value < digits; ++value) sum += std::exchange(begin[value], sum);
-        for (const Ranked& entry : entries) sorted[begin[digit(entry, place)]++] = entry;
-        entries.swap(sorted);
-    }
-    return entries;
-}
-
-// Ties in row-major order of the points instead.
-void rank_ties_by_rows(const Candidates& candidates, std::vector<Ranked>& ranked) {
-    for (std::size_t begin = 0, end; begin < ranked.size(); begin = end) {
-        end = begin + 1;
-        while (end < ranked.size() && ranked[end].key == ranked[begin].key) ++end;
-        if (end - begin == 1) continue;
-        std::stable_sort(ranked.begin() + static_cast<std::ptrdiff_t>(begin),
-                         ranked.begin() + static_cast<std::ptrdiff_t>(end), [&](const Ranked& a, const Ranked& b) {
-                             const std::int32_t* const p = candidates.point(a.candidate);
-                             const std::int32_t* const q = candidates.point(b.candidate);
-                             return p[0] != q[0] ? p[0] < q[0] : p[1] < q[1];
-                         });
-    }
-}
-
-std::vector<Rank> candidates_of(const std::vector<Ranked>& ranked) {
-    std::vector<Rank> order;
-    order.reserve(ranked.size());
-    for (const Ranked& entry : ranked) order.push_back(entry.candidate);
-    return order;
 }
 
 void check_parameters(float nms_thresh, std::int64_t max_pairs) {
@@ -550,8 +629,8 @@ void star_nms_2d(const float* prob, const float* dist, const std::int32_t* point
     for (std::int64_t begin = 0; begin < n; begin += std::int64_t{1} << block_bits)
         blocks.push_back({prob + begin, dist + begin * n_rays, points + 2 * begin});
     const Candidates candidates{blocks.data(), block_bits, n_rays, n};
-    const std::vector<Rank> order = candidates_of(rank_candidates(candidates));
-    const std::vector<Rank> survivors = Suppression(candidates, order, nms_thresh, max_pairs, cancel).run(n_threads);
+    Suppression suppression(candidates, Ties::by_index, nms_thresh, max_pairs, cancel);
+    const std::vector<Index> survivors = suppression.run(n_threads);
     std::copy(survivors.begin(), survivors.end(), kept);
     *n_kept = static_cast<std::int64_t>(survivors.size());
 }
@@ -609,18 +688,13 @@ StarNms2D::Survivors StarNms2D::survivors(float nms_thresh, std::int64_t max_pai
     std::vector<CandidateBlock> blocks;
     for (const Block& block : blocks_) blocks.push_back({block.prob.get(), block.dist.get(), block.points.get()});
     const Candidates candidates{blocks.data(), block_bits_, n_rays_, size_};
-    std::vector<Rank> order;
-    {
-        std::vector<Ranked> ranked = rank_candidates(candidates);
-        rank_ties_by_rows(candidates, ranked);
-        order = candidates_of(ranked);
-    }
-    const std::vector<Rank> kept = Suppression(candidates, order, nms_thresh, max_pairs, cancel).run(n_threads);
+    const std::vector<Index> kept =
+        Suppression(candidates, Ties::by_rows, nms_thresh, max_pairs, cancel).run(n_threads);
 
     Survivors survivors;
     const auto gather = [&](auto values_of, std::int32_t width, auto& to) {
         to.reserve(kept.size() * static_cast<std::size_t>(width));
-        for (const Rank candidate : kept) {
+        for (const Index candidate : kept) {
             const auto* const from = values_of(blocks_[candidate >> block_bits_]) +
                                      candidates.place(candidate) * static_cast<std::size_t>(width);
             to.insert(to.end(), from, from + width);
