@@ -34,6 +34,7 @@ namespace {
 constexpr float longest_ray = 1048576.0F;          // 2^20 pixels
 constexpr std::int32_t farthest_point = 1 << 30;   // pixels
 constexpr std::int64_t looks_per_pair = 64;         // cells and boxes that take as long as comparing two profiles
+constexpr std::size_t fewest_to_free = 4096;        // fewer stay in the cache in any order
 constexpr std::int64_t uncounted_pairs = 1024;      // threads add up what they did now and then
 
 using Index = std::uint32_t;  // of a candidate
@@ -91,42 +92,49 @@ struct Ranked {
     Index candidate;
 };
 
+bool comes_first(const Candidates& candidates, Ties ties, const Ranked& a, const Ranked& b) {
+    if (a.key != b.key) return a.key < b.key;
+    if (ties == Ties::by_rows) {
+        const std::int32_t* const p = candidates.point(a.candidate);
+        const std::int32_t* const q = candidates.point(b.candidate);
+        if (p[0] != q[0]) return p[0] < q[0];
+        if (p[1] != q[1]) return p[1] < q[1];
+    }
+    return a.candidate < b.candidate;
+}
+
 // Sorts candidates, given in ascending order, into the order of their ranks. `sorted` is scratch.
 void sort_by_rank(const Candidates& candidates, Ties ties, std::vector<Ranked>& entries, std::vector<Ranked>& sorted) {
     // A radix sort is stable.
     constexpr int digit_bits = 11, n_digits = 3;
     constexpr std::uint32_t digits = 1 << digit_bits;
     const auto digit = [](const Ranked& entry, int place) { return entry.key >> (place * digit_bits) & (digits - 1); };
-    const auto comes_before = [](const Ranked& a, const Ranked& b) {
-        return a.key != b.key ? a.key < b.key : a.candidate < b.candidate;
+    const auto comes_before = [&](const Ranked& a, const Ranked& b) {
+        return comes_first(candidates, ties, a, b);
     };
     if (entries.size() < digits) {
         std::sort(entries.begin(), entries.end(), comes_before);
-    } else {
-        sorted.resize(entries.size());
-        std::vector<std::uint32_t> counts(n_digits * digits);
-        for (const Ranked& entry : entries)
-            for (int place = 0; place < n_digits; ++place)
-                ++counts[static_cast<std::uint32_t>(place) * digits + digit(entry, place)];
-        for (int place = 0; place < n_digits; ++place) {
-            std::uint32_t* const begin = counts.data() + static_cast<std::uint32_t>(place) * digits;
-            std::uint32_t sum = 0;
-            for (std::uint32_t value = 0; value < digits; ++value) sum += std::exchange(begin[value], sum);
-            for (const Ranked& entry : entries) sorted[begin[digit(entry, place)]++] = entry;
-            entries.swap(sorted);
-        }
+        return;
+    }
+    sorted.resize(entries.size());
+    std::vector<std::uint32_t> counts(n_digits * digits);
+    for (const Ranked& entry : entries)
+        for (int place = 0; place < n_digits; ++place)
+            ++counts[static_cast<std::uint32_t>(place) * digits + digit(entry, place)];
+    for (int place = 0; place < n_digits; ++place) {
+        std::uint32_t* const begin = counts.data() + static_cast<std::uint32_t>(place) * digits;
+        std::uint32_t sum = 0;
+        for (std::uint32_t value = 0; value < digits; ++value) sum += std::exchange(begin[value], sum);
+        for (const Ranked& entry : entries) sorted[begin[digit(entry, place)]++] = entry;
+        entries.swap(sorted);
     }
     if (ties == Ties::by_index) return;
     for (std::size_t begin = 0, end; begin < entries.size(); begin = end) {
         end = begin + 1;
         while (end < entries.size() && entries[end].key == entries[begin].key) ++end;
-        if (end - begin == 1) continue;
-        std::stable_sort(entries.begin() + static_cast<std::ptrdiff_t>(begin),
-                         entries.begin() + static_cast<std::ptrdiff_t>(end), [&](const Ranked& a, const Ranked& b) {
-                             const std::int32_t* const p = candidates.point(a.candidate);
-                             const std::int32_t* const q = candidates.point(b.candidate);
-                             return p[0] != q[0] ? p[0] < q[0] : p[1] < q[1];
-                         });
+        if (end - begin > 1)
+            std::sort(entries.begin() + static_cast<std::ptrdiff_t>(begin),
+                      entries.begin() + static_cast<std::ptrdiff_t>(end), comes_before);
     }
 }
 
@@ -192,7 +200,8 @@ public:
         return blocks_[index / block_size][index % block_size];
     }
     void push_back(const Element& element) {
-        if (size_ == blocks_.size() * block_size) blocks_.emplace_back(new Element[block_size]);
+        if (size_ == blocks_.size() * block_size)
+            blocks_.push_back(std::unique_ptr<Element[]>(new Element[block_size]));
         (*this)[size_++] = element;
     }
 
@@ -208,7 +217,7 @@ public:
     const float* add(const StarProfile& profile, std::size_t n_rows) {
         if (2 * n_rows > n_free_) {
             // A comparison reads some values behind the end.
-            blocks_.emplace_back(new float[block_size + StarProfile::lanes]());
+            blocks_.push_back(std::make_unique<float[]>(block_size + StarProfile::lanes));
             next_ = blocks_.back().get();
             n_free_ = block_size;
         }
@@ -253,17 +262,18 @@ public:
         for (std::int64_t value = 0; value < n; value += 16) prefetch(kept.profile + value);
     }
 
-    // visit(index) for each kept polygon from `first` on whose box touches `box`. Returns how many cells and boxes were
-    // looked at for that: most of the work where long boxes share cells and do not touch.
+    // visit(index) for each kept polygon from `first` on whose box touches `box`, until it returns false. Returns how many
+    // cells and boxes were looked at for that: most of the work where long boxes share cells and do not touch.
     template <typename Visit>
     std::int64_t visit_touching(const VertexBox& box, std::size_t first, const Visit& visit) const;
 
 private:
     static constexpr int finest = 3, n_levels = 24;  // cells of 2^level pixels
     static constexpr int square_bits = 2;            // 4 x 4 cells
+    static constexpr std::int64_t square_side = 1 << square_bits;
 
     struct alignas(64) Square {  // a cache line
-        std::uint32_t heads[1 << 2 * square_bits];  // one more than the index of each cell's latest polygon; 0: none
+        std::uint32_t heads[square_side * square_side];  // one more than the index of each cell's latest polygon; 0: none
     };
     struct Slot {
         std::uint64_t key;
@@ -275,8 +285,8 @@ private:
         return (positive(row) << 35) | (positive(column) << 5) | static_cast<std::uint64_t>(level);
     }
     static std::size_t cell_in_square(std::int64_t row, std::int64_t column) {
-        constexpr std::int64_t mask = (1 << square_bits) - 1;
-        return static_cast<std::size_t>(((row & mask) << square_bits) | (column & mask));
+        constexpr std::int64_t mask = square_side - 1;
+        return static_cast<std::size_t>((row & mask) * square_side + (column & mask));
     }
     std::size_t slot(std::uint64_t key) const {
         // Multiplication carries the low bits of both factors up; the row's bits are folded down to them first.
@@ -328,7 +338,7 @@ std::int64_t KeptPolygons::visit_touching(const VertexBox& box, std::size_t firs
     std::int64_t n_looks = 0;
     const auto look = [&](std::uint32_t index) {
         ++n_looks;
-        if (kept_[index].summary.box.touches(box)) visit(index);
+        return !kept_[index].summary.box.touches(box) || visit(index);
     };
     for (int level = finest; level < n_levels; ++level) {
         const std::vector<std::uint32_t>& in_level = in_level_[level];
@@ -342,7 +352,8 @@ std::int64_t KeptPolygons::visit_touching(const VertexBox& box, std::size_t firs
         // Both factors are below 2^20 even for the largest box over the finest cells.
         const std::int64_t n_cells = (row_end - row_begin) * (column_end - column_begin);
         if (n_cells >= n_here) {
-            for (auto index = in_level.rbegin(); index != in_level.rend() && *index >= first; ++index) look(*index);
+            for (auto index = in_level.rbegin(); index != in_level.rend() && *index >= first; ++index)
+                if (!look(*index)) return n_looks;
             continue;
         }
         n_looks += n_cells;
@@ -351,14 +362,14 @@ std::int64_t KeptPolygons::visit_touching(const VertexBox& box, std::size_t firs
                 const std::uint32_t found = slots_[slot(square_key(level, y, x))].square;
                 if (found == 0) continue;
                 const Square& square = squares_[found - 1];
-                const std::int64_t y_end = std::min(row_end, (y + 1) << square_bits);
-                const std::int64_t x_end = std::min(column_end, (x + 1) << square_bits);
-                for (std::int64_t row = std::max(row_begin, y << square_bits); row < y_end; ++row)
-                    for (std::int64_t column = std::max(column_begin, x << square_bits); column < x_end; ++column) {
+                const std::int64_t y_end = std::min(row_end, (y + 1) * square_side);
+                const std::int64_t x_end = std::min(column_end, (x + 1) * square_side);
+                for (std::int64_t row = std::max(row_begin, y * square_side); row < y_end; ++row)
+                    for (std::int64_t column = std::max(column_begin, x * square_side); column < x_end; ++column) {
                         // Latest first, so the list can be left at the first that is too old.
                         std::uint32_t next = square.heads[cell_in_square(row, column)];
                         while (next > first) {
-                            look(next - 1);
+                            if (!look(next - 1)) return n_looks;
                             next = kept_[next - 1].next_in_cell;
                         }
                     }
@@ -432,8 +443,10 @@ private:
     bool suppresses(const Kept& kept, Scratch& scratch, bool* outline_ready) const;
     std::uint32_t suppressor_of(Index candidate, std::size_t first_kept, std::uint32_t likely, Scratch& scratch);
     void test_against_kept(const Index* chunk, std::int64_t n, int n_threads);
-    void count(Scratch& scratch) {
-        const std::int64_t n_pairs = std::exchange(scratch.n_pairs, 0);
+    void keep(StarShape& shape, Index candidate);
+    void keep_free(std::vector<Ranked>& left_over, std::vector<Ranked>& survivors, Scratch& scratch, int n_threads);
+    void count(Scratch& scratch) { count(std::exchange(scratch.n_pairs, 0)); }
+    void count(std::int64_t n_pairs) {
         const std::int64_t before = n_pairs_.fetch_add(n_pairs, std::memory_order_relaxed);
         require(before + n_pairs <= max_pairs_, CELLRT_ERROR_CAPACITY);
     }
@@ -500,11 +513,12 @@ std::uint32_t Suppression::suppressor_of(Index candidate, std::size_t first_kept
     auto& neighbours = scratch.neighbours;
     neighbours.clear();
     const std::int64_t n_looks = kept_.visit_touching(summary.box, first_kept, [&](std::uint32_t index) {
-        if (index == likely) return;
+        if (index == likely) return true;
         kept_.prefetch_profile(index);
         const std::int64_t y = std::int64_t{kept_[index].summary.y} - summary.y;
         const std::int64_t x = std::int64_t{kept_[index].summary.x} - summary.x;
         neighbours.emplace_back(y * y + x * x, index);  // the boxes touch, so |y| and |x| are below 2^23
+        return true;
     });
     scratch.n_pairs += n_looks / looks_per_pair;
     if (neighbours.empty()) return LastSuppressors::none;
@@ -562,7 +576,7 @@ void Suppression::test_against_kept(const Index* chunk, std::int64_t n, int n_th
 std::vector<Index> Suppression::run(int n_threads) {
     std::vector<Index> survivors;
     const Chunks chunks(candidates_);
-    std::vector<Ranked> left_over, sorted;
+    std::vector<Ranked> left_over, new_survivors, sorted;
     const std::unique_ptr<Scratch> own_scratch = take_scratch();
     for (std::size_t c = 0; c < chunks.size(); ++c) {
         const Index* const chunk = chunks.begin(c);
@@ -576,18 +590,71 @@ std::vector<Index> Suppression::run(int n_threads) {
         for (std::int64_t i = 0; i < n; ++i)
             if (is_left_over_[static_cast<std::size_t>(i)])
                 left_over.push_back({descending_key(candidates_.prob(chunk[i])), chunk[i]});
+        new_survivors.clear();
+        if (left_over.size() >= fewest_to_free) keep_free(left_over, new_survivors, *own_scratch, n_threads);
         sort_by_rank(candidates_, ties_, left_over, sorted);
         for (std::size_t i = 0; i < left_over.size(); ++i) {
             prefetch_candidate(left_over[std::min(i + 8, left_over.size() - 1)].candidate);
             const Index candidate = left_over[i].candidate;
             if (suppressor_of(candidate, first_new, LastSuppressors::none, *own_scratch) != LastSuppressors::none) continue;
-            if (!own_scratch->shape.summary.has_profile) own_scratch->shape.trace_profile();
-            kept_.add(own_scratch->shape.summary, own_scratch->shape.profile(), candidate);
-            survivors.push_back(candidate);
+            keep(own_scratch->shape, candidate);
+            new_survivors.push_back(left_over[i]);
         }
         count(*own_scratch);
+        sort_by_rank(candidates_, ties_, new_survivors, sorted);
+        for (const Ranked& survivor : new_survivors) survivors.push_back(survivor.candidate);
     }
     return survivors;
+}
+
+void Suppression::keep(StarShape& shape, Index candidate) {
+    if (!shape.summary.has_profile) shape.trace_profile();
+    kept_.add(shape.summary, shape.profile(), candidate);
+}
+
+// Of the candidates left over, given in the order in which they lie in memory, keeps those whose box touches none of a
+// higher rank: no other can suppress them. They are moved to `survivors`. Those that stay touch only what has a higher
+// rank than they have, of all that is kept here.
+void Suppression::keep_free(std::vector<Ranked>& left_over, std::vector<Ranked>& survivors, Scratch& scratch,
+                            int n_threads) {
+    KeptPolygons pending;
+    const auto trace_and_look_ahead = [&](std::size_t i) {
+        prefetch_candidate(left_over[std::min(i + 8, left_over.size() - 1)].candidate);
+        trace(left_over[i].candidate, scratch.shape);
+    };
+    for (std::size_t i = 0; i < left_over.size(); ++i) {
+        poll();
+        trace_and_look_ahead(i);
+        pending.add(scratch.shape.summary, scratch.shape.profile(), left_over[i].candidate);
+    }
+    const auto n = static_cast<std::int64_t>(left_over.size());
+    std::vector<std::uint8_t> is_free(left_over.size());
+    parallel_for(n, 512, n_threads, [&](std::int64_t begin, std::int64_t end) {
+        std::int64_t n_pairs = 0;
+        for (auto i = static_cast<std::uint32_t>(begin); i < static_cast<std::uint32_t>(end); ++i) {
+            poll();
+            bool free = true;
+            const std::int64_t n_looks = pending.visit_touching(pending[i].summary.box, 0, [&](std::uint32_t other) {
+                free = other == i || comes_first(candidates_, ties_, left_over[i], left_over[other]);
+                return free;
+            });
+            is_free[i] = free;
+            n_pairs += n_looks / looks_per_pair;
+            if (n_pairs > uncounted_pairs) count(std::exchange(n_pairs, 0));
+        }
+        count(n_pairs);
+    });
+    std::size_t n_left = 0;
+    for (std::size_t i = 0; i < left_over.size(); ++i) {
+        if (!is_free[i]) {
+            left_over[n_left++] = left_over[i];
+            continue;
+        }
+        trace_and_look_ahead(i);
+        keep(scratch.shape, left_over[i].candidate);
+        survivors.push_back(left_over[i]);
+    }
+    left_over.resize(n_left);
 }
 
 // ---- Input ----------------------------------------------------------------------------------------------------
