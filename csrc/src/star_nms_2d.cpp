@@ -591,7 +591,9 @@ std::vector<Index> Suppression::run(int n_threads) {
             if (is_left_over_[static_cast<std::size_t>(i)])
                 left_over.push_back({descending_key(candidates_.prob(chunk[i])), chunk[i]});
         new_survivors.clear();
-        if (left_over.size() >= fewest_to_free) keep_free(left_over, new_survivors, *own_scratch, n_threads);
+        // Where nearly nothing is suppressed, nearly all are free. In a crowd it would be a detour.
+        if (first_new > 0 && left_over.size() >= fewest_to_free && 4 * static_cast<std::int64_t>(left_over.size()) > 3 * n)
+            keep_free(left_over, new_survivors, *own_scratch, n_threads);
         sort_by_rank(candidates_, ties_, left_over, sorted);
         for (std::size_t i = 0; i < left_over.size(); ++i) {
             prefetch_candidate(left_over[std::min(i + 8, left_over.size() - 1)].candidate);
