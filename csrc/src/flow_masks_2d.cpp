@@ -142,8 +142,8 @@ Ends count_ends(const std::int64_t* pixels, const float* positions, std::int64_t
     std::vector<std::int64_t> bins_of_others;
     std::mutex mutex;
     std::int32_t* const counts = histogram.counts;
-    const auto add = [counts](std::int64_t bin) {
-        if (counts[bin] != INT32_MAX) ++counts[bin];
+    const auto add = [counts](std::int64_t bin, std::int64_t n_ends) {
+        counts[bin] = static_cast<std::int32_t>(std::min<std::int64_t>(counts[bin] + n_ends, INT32_MAX));
     };
     const std::int64_t rows_per_band = (n_y - 1) / thread_count(n_threads) + 1;
     parallel_for(n_y, rows_per_band, n_threads, [&](std::int64_t row_begin, std::int64_t row_end) {
@@ -155,11 +155,15 @@ Ends count_ends(const std::int64_t* pixels, const float* positions, std::int64_t
         std::vector<std::int64_t> others;
         const Ends ends = for_each_bin(
             positions, begin, end, histogram, [&](const std::int64_t* bins, std::int64_t, std::int64_t count) {
-                for (std::int64_t i = 0; i < count; ++i) {
-                    if (bins[i] >= first_bin && bins[i] < end_bin) {
-                        add(bins[i]);
+                // Neighbours mostly end together.
+                for (std::int64_t i = 0, next; i < count; i = next) {
+                    const std::int64_t bin = bins[i];
+                    next = i + 1;
+                    while (next < count && bins[next] == bin) ++next;
+                    if (bin >= first_bin && bin < end_bin) {
+                        add(bin, next - i);
                     } else {
-                        others.push_back(bins[i]);
+                        others.insert(others.end(), static_cast<std::size_t>(next - i), bin);
                     }
                 }
             });
@@ -168,7 +172,7 @@ Ends count_ends(const std::int64_t* pixels, const float* positions, std::int64_t
         all.are_inside &= ends.are_inside;
         bins_of_others.insert(bins_of_others.end(), others.begin(), others.end());
     });
-    for (const std::int64_t bin : bins_of_others) add(bin);
+    for (const std::int64_t bin : bins_of_others) add(bin, 1);
     return all;
 }
 
