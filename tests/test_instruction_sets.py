@@ -48,14 +48,26 @@ def masked() -> str:
     return outputs.hexdigest()
 
 
+def outlined() -> str:
+    """Digest of the vertices of stars with all kinds of ray numbers, scales and sizes."""
+    outputs = hashlib.sha256()
+    random = np.random.default_rng(0)
+    for n_rays in (3, 8, 31, 32, 96):
+        dist = (10.0 ** random.uniform(-3, 5, (50, n_rays))).astype(np.float32)
+        points = random.uniform(-1e5, 1e5, (50, 2))
+        for scale in ((1.0, 1.0), (0.37, 2.9)):
+            outputs.update(kernels.star_outlines_2d(dist, points, scale=scale, threads=1).tobytes())
+    return outputs.hexdigest()
+
+
 def test_every_instruction_set_gives_the_same_bytes():
     path = os.pathsep.join(str(ROOT / folder) for folder in ("runtime", "tests"))
     result = subprocess.run(
-        [sys.executable, "-c", "from test_instruction_sets import *; print(suppressed(), masked())"],
+        [sys.executable, "-c", "from test_instruction_sets import *; print(suppressed(), masked(), outlined())"],
         capture_output=True,
         text=True,
         check=True,
         timeout=120,
         env=os.environ | {"CELLRT_SIMD": "baseline", "PYTHONPATH": path},
     )
-    assert result.stdout.split() == [suppressed(), masked()]
+    assert result.stdout.split() == [suppressed(), masked(), outlined()]
