@@ -4,8 +4,8 @@
 // dozens of candidates all but the first meet their suppressor as the first polygon they look at, so nearly every
 // candidate costs one comparison, however many there are. In three steps, cheapest first:
 //   1. a grid of the kept polygons' boxes gives those whose box it touches, the closest centre first;
-//   2. row profiles of both polygons bound the intersection area from below and above: enough for most pairs
-//      (star_profile_2d.cpp);
+//   2. octagons around both polygons bound the intersection area from below and above, and where that does not decide,
+//      row profiles do (star_profile_2d.cpp): enough for most pairs;
 //   3. a sweep computes the area that the original's polygon clipper would (star_overlap_2d.cpp).
 // Ranks are cut into chunks. Within a chunk, all candidates are tested against the polygons kept before it, in
 // parallel, and in the order in which they lie in memory, which is mostly that of the image: what one looks at is still
@@ -256,12 +256,6 @@ public:
 
     void add(const StarSummary& summary, const StarProfile& profile, Index candidate);
 
-    CELLRT_INLINE void prefetch_profile(std::size_t index) const {
-        const Kept& kept = kept_[index];
-        const std::int64_t n = kept.profile != nullptr ? std::min<std::int64_t>(2 * kept.summary.box.height(), 128) : 0;
-        for (std::int64_t value = 0; value < n; value += 16) prefetch(kept.profile + value);
-    }
-
     // visit(index) for each kept polygon from `first` on whose box touches `box`, until it returns false. Returns how many
     // cells and boxes were looked at for that: most of the work where long boxes share cells and do not touch.
     template <typename Visit>
@@ -473,10 +467,17 @@ bool Suppression::suppresses(const Kept& kept, Scratch& scratch, bool* outline_r
     const double limit = static_cast<double>(nms_thresh_) * smaller;
     // The quotient is rounded to float32 before it is compared: 1e-6 is more than that rounding.
     const auto is_above = [limit](const AreaBounds& bounds) { return bounds.below > limit * (1 + 1e-6); };
+    const auto is_below = [limit](const AreaBounds& bounds) { return bounds.above < limit * (1 - 1e-6); };
+    if (one.is_simple && other.is_simple) {
+        const AreaBounds bounds = bound_by_octagons(one, other);
+        if (is_above(bounds)) return true;
+        if (is_below(bounds)) return false;
+    }
+    if (!other.has_profile) scratch.shape.trace_profile();
     if (one.has_profile && other.has_profile) {
         const AreaBounds bounds = bound_overlap(one, kept.sides(), other, scratch.shape.profile());
         if (is_above(bounds)) return true;
-        if (bounds.above < limit * (1 - 1e-6)) return false;
+        if (is_below(bounds)) return false;
     }
     trace(kept.candidate, scratch.other);
     if (one.has_profile != other.has_profile) {
@@ -506,7 +507,6 @@ std::uint32_t Suppression::suppressor_of(Index candidate, std::size_t first_kept
     const StarSummary& summary = scratch.shape.summary;
     bool outline_ready = false;
     if (likely != LastSuppressors::none && kept_[likely].summary.box.touches(summary.box)) {
-        scratch.shape.trace_profile();
         ++scratch.n_pairs;
         if (suppresses(kept_[likely], scratch, &outline_ready)) return likely;
     }
@@ -514,7 +514,6 @@ std::uint32_t Suppression::suppressor_of(Index candidate, std::size_t first_kept
     neighbours.clear();
     const std::int64_t n_looks = kept_.visit_touching(summary.box, first_kept, [&](std::uint32_t index) {
         if (index == likely) return true;
-        kept_.prefetch_profile(index);
         const std::int64_t y = std::int64_t{kept_[index].summary.y} - summary.y;
         const std::int64_t x = std::int64_t{kept_[index].summary.x} - summary.x;
         neighbours.emplace_back(y * y + x * x, index);  // the boxes touch, so |y| and |x| are below 2^23
@@ -522,7 +521,6 @@ std::uint32_t Suppression::suppressor_of(Index candidate, std::size_t first_kept
     });
     scratch.n_pairs += n_looks / looks_per_pair;
     if (neighbours.empty()) return LastSuppressors::none;
-    if (!summary.has_profile) scratch.shape.trace_profile();
     std::swap(neighbours.front(), *std::min_element(neighbours.begin(), neighbours.end()));
     std::uint32_t found = LastSuppressors::none;
     std::size_t tested = 0;

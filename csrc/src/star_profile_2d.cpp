@@ -17,6 +17,7 @@ namespace {
 
 constexpr std::int32_t lanes = StarProfile::lanes;
 constexpr std::int32_t most_profile_rows = 256;   // taller polygons have no profile: it would take too much memory
+constexpr std::int32_t widest_octagon = 1 << 11;  // pixels: no sum overflows, and coordinates fit in 16 bits
 constexpr std::int32_t widest_profile = 1 << 14;  // pixels: sums of profiles stay exact to far below a pixel
 
 constexpr std::int32_t whole_lanes(std::int32_t n) { return (n + lanes - 1) / lanes * lanes; }
@@ -46,6 +47,35 @@ CELLRT_INLINE VertexBox trace_star(const float* dist, std::int32_t centre_y, std
         box.x_last = std::max(box.x_last, x[k]);
     }
     return box;
+}
+
+// What is to know about a small polygon; coordinates relative to its centre.
+struct Measures {
+    // Of the edges that are not horizontal: summed |dy|, summed |dx|, summed max(0, |dx| - |dy|).
+    std::int32_t rise, run, shallow_run;
+    std::int32_t sum_first, sum_last, difference_first, difference_last;  // of y + x and y - x
+    std::int32_t twice_area;                                              // with a sign
+};
+
+CELLRT_INLINE Measures measure_star(const std::int32_t* y, const std::int32_t* x, std::int32_t n, std::int32_t centre_y,
+                                    std::int32_t centre_x) {
+    std::int32_t rise = 0, run = 0, shallow_run = 0, twice_area = 0;
+    std::int32_t sum_first = INT32_MAX, sum_last = INT32_MIN, difference_first = INT32_MAX, difference_last = INT32_MIN;
+    // Without conditions, which compilers take for branches.
+    for (std::int32_t k = 0; k < n; ++k) {
+        const std::int32_t from_y = y[k] - centre_y, from_x = x[k] - centre_x;
+        const std::int32_t dy = y[k + 1] - y[k], dx = x[k + 1] - x[k];
+        const std::int32_t is_flat = dy == 0, height = std::abs(dy), width = std::abs(dx) * (1 - is_flat);
+        rise += height;
+        run += width;
+        shallow_run += std::max(width - height, 0);
+        twice_area += from_x * dy - from_y * dx;
+        sum_first = std::min(sum_first, from_y + from_x);
+        sum_last = std::max(sum_last, from_y + from_x);
+        difference_first = std::min(difference_first, from_y - from_x);
+        difference_last = std::max(difference_last, from_y - from_x);
+    }
+    return {rise, run, shallow_run, sum_first, sum_last, difference_first, difference_last, twice_area};
 }
 
 // The summed x (y' - y) - y (x' - x) of neighbours: twice the area.
@@ -156,6 +186,10 @@ CELLRT_TARGET_AVX2 VertexBox trace_star_avx2(const float* dist, std::int32_t cen
                                              const RayDirections& rays, std::int32_t* y, std::int32_t* x) {
     return trace_star(dist, centre_y, centre_x, rays, y, x);
 }
+CELLRT_TARGET_AVX2 Measures measure_star_avx2(const std::int32_t* y, const std::int32_t* x, std::int32_t n,
+                                              std::int32_t centre_y, std::int32_t centre_x) {
+    return measure_star(y, x, n, centre_y, centre_x);
+}
 CELLRT_TARGET_AVX2 std::int32_t sum_of_crosses_avx2(const std::int32_t* y, const std::int32_t* x, std::int32_t n) {
     return sum_of_crosses(y, x, n);
 }
@@ -204,6 +238,10 @@ CELLRT_TARGET_AVX2 double sum_of_common_avx2(const StarProfile& a, const StarPro
 #define CELLRT_CALL(function, ...) function(__VA_ARGS__)
 #endif
 
+float slack_of(std::int32_t run, std::int32_t shallow_run) {
+    return 0.125F * static_cast<float>(run) + 0.5F * static_cast<float>(shallow_run);
+}
+
 // Edges cross each other between rows' borders, and the clipper rounds: see bound_overlap().
 AreaBounds bounds_around(double sum, std::int32_t n_rows, float slack_below, float slack_above) {
     return {sum - (3.0 * n_rows + 0.5) - static_cast<double>(slack_below),
@@ -233,15 +271,30 @@ void StarShape::trace(const float* dist, std::int32_t y, std::int32_t x, const R
     summary.y = y;
     summary.x = x;
     summary.has_profile = false;
+    summary.is_simple = false;
+    const bool is_small = box.height() <= most_profile_rows && box.width() <= widest_octagon;
+    if (is_small) {
+        const Measures measures = CELLRT_CALL(measure_star, y_.data(), x_.data(), whole_lanes(n_vertices_), y, x);
+        summary.is_simple = measures.rise == 2 * box.height();
+        summary.sum_first = static_cast<std::int16_t>(measures.sum_first);
+        summary.sum_last = static_cast<std::int16_t>(measures.sum_last);
+        summary.difference_first = static_cast<std::int16_t>(measures.difference_first);
+        summary.difference_last = static_cast<std::int16_t>(measures.difference_last);
+        summary.twice_area = std::abs(measures.twice_area);
+        summary.slack_above = slack_of(measures.run, measures.shallow_run);
+    }
 
     // The original adds up float32 values of the integers x y' - y x'. While the sum of their magnitudes is below 2^24
     // every partial sum is exact and any way to the same area will do: each of the n terms equals
     // x (y' - y) - y (x' - x), at most the farthest coordinate times the two sides of the box.
-    const std::int64_t farthest = std::max({std::abs(std::int64_t{box.y_first}), std::abs(std::int64_t{box.y_last}),
-                                            std::abs(std::int64_t{box.x_first}), std::abs(std::int64_t{box.x_last})});
-    if (farthest * (box.height() + box.width()) < 16777216 / n_vertices_) {
-        const std::int32_t twice_area = CELLRT_CALL(sum_of_crosses, y_.data(), x_.data(), whole_lanes(n_vertices_));
-        summary.area = 0.5F * static_cast<float>(std::abs(twice_area));
+    const std::int32_t farthest = std::max(std::max(std::abs(box.y_first), std::abs(box.y_last)),
+                                           std::max(std::abs(box.x_first), std::abs(box.x_last)));
+    // The first comparison keeps the product, of factors below 2^24, 2^23 and 2^11, from overflowing.
+    if (farthest < 16777216 && farthest * (box.height() + box.width()) * n_vertices_ < 16777216) {
+        const std::int32_t twice_area =
+            is_small ? summary.twice_area
+                     : std::abs(CELLRT_CALL(sum_of_crosses, y_.data(), x_.data(), whole_lanes(n_vertices_)));
+        summary.area = 0.5F * static_cast<float>(twice_area);
     } else {
         float twice_area = 0;
         for (std::size_t k = 0; k < static_cast<std::size_t>(n_vertices_); ++k)
@@ -272,8 +325,7 @@ void StarShape::trace_profile() {
         CELLRT_CALL(draw_sides, edges, n_edges, n_rows, left_.data(), right_.data());
     else
         hollow = draw_outermost(n_edges, n_rows);
-    summary.slack_above = 0.125F * static_cast<float>(edges.run) + 0.5F * static_cast<float>(edges.shallow_run) +
-                          6.0F * static_cast<float>(edges.rise - 2 * n_rows);
+    summary.slack_above = slack_of(edges.run, edges.shallow_run) + 6.0F * static_cast<float>(edges.rise - 2 * n_rows);
     summary.slack_below = summary.slack_above + hollow;
     summary.has_profile = true;
 }
@@ -296,6 +348,50 @@ float StarShape::draw_outermost(std::int32_t n_edges, std::int32_t n_rows) {
     for (std::size_t row = 0; row < edges_in_row_.size(); ++row)
         if (edges_in_row_[row] > 2) hollow += right_[row] - left_[row];
     return hollow;
+}
+
+// Below: what both polygons have together, less the octagon around their union, is what they have in common at least. A
+// polygon that goes once down and once up winds around a point once at most, so that what it fills is no less than its
+// signed area. Above: they have no more in common than their boxes have, and their boxes turned by 45 degrees.
+// What the sweep's rounding adds to it is as for profiles; their own error comes on top, but is not worth another field.
+AreaBounds bound_by_octagons(const StarSummary& a, const StarSummary& b) {
+    struct Span {
+        std::int64_t first, last;
+        std::int64_t length() const { return last - first; }
+    };
+    const auto around = [](const Span& one, const Span& other) {
+        return Span{std::min(one.first, other.first), std::max(one.last, other.last)};
+    };
+    const auto common_length = [](const Span& one, const Span& other) {
+        return std::max<std::int64_t>(std::min(one.last, other.last) - std::max(one.first, other.first), 0);
+    };
+    // Relative to the centre of a.
+    const std::int64_t shift_y = std::int64_t{b.y} - a.y, shift_x = std::int64_t{b.x} - a.x;
+    const Span a_y{std::int64_t{a.box.y_first} - a.y, std::int64_t{a.box.y_last} - a.y};
+    const Span b_y{std::int64_t{b.box.y_first} - a.y, std::int64_t{b.box.y_last} - a.y};
+    const Span a_x{std::int64_t{a.box.x_first} - a.x, std::int64_t{a.box.x_last} - a.x};
+    const Span b_x{std::int64_t{b.box.x_first} - a.x, std::int64_t{b.box.x_last} - a.x};
+    const Span a_sum{a.sum_first, a.sum_last};
+    const Span b_sum{b.sum_first + shift_y + shift_x, b.sum_last + shift_y + shift_x};
+    const Span a_difference{a.difference_first, a.difference_last};
+    const Span b_difference{b.difference_first + shift_y - shift_x, b.difference_last + shift_y - shift_x};
+
+    // The box around both, less the triangles at its corners; each side of the octagon touches a polygon, so that the
+    // triangles do not touch each other.
+    const Span y = around(a_y, b_y), x = around(a_x, b_x), sum = around(a_sum, b_sum);
+    const Span difference = around(a_difference, b_difference);
+    std::int64_t twice_octagon = 2 * y.length() * x.length();
+    for (const std::int64_t leg : {y.last + x.last - sum.last, sum.first - y.first - x.first,
+                                   y.last - x.first - difference.last, difference.first - y.first + x.last})
+        twice_octagon -= leg * leg;
+    const std::int64_t n_rows = common_length(a_y, b_y);
+    const double below = 0.5 * static_cast<double>(std::int64_t{a.twice_area} + b.twice_area - twice_octagon);
+    const double above = std::min(static_cast<double>(n_rows * common_length(a_x, b_x)),
+                                  0.5 * static_cast<double>(common_length(a_sum, b_sum) *
+                                                            common_length(a_difference, b_difference)));
+    const float slack = a.slack_above + b.slack_above;
+    return {bounds_around(below, static_cast<std::int32_t>(n_rows), slack, slack).below,
+            bounds_around(above, static_cast<std::int32_t>(n_rows), slack, slack).above};
 }
 
 // The sum over all rows of what the two intervals in the middle of the row have in common, give or take
