@@ -160,7 +160,7 @@ CELLRT_API int32_t cellrt_star_candidates_2d(const float *maps, int32_t n_rays, 
  * kept        n int64: the indices of the survivors in descending order of probability; the rest is left alone
  *
  * Fastest where neighbours in the image are neighbours in the arrays, as in row-major order. Scratch: about 5 bytes per
- * candidate, some 150 for each that nothing stronger suppresses at once, and per survivor at most 3 KiB. */
+ * candidate, and at most some 300 for each that survives or that nothing kept when its chunk begins suppresses. */
 CELLRT_API int32_t cellrt_star_nms_2d(const float *prob, const float *dist, const int32_t *points, int64_t n,
                                       int32_t n_rays, float nms_thresh, int64_t max_pairs, const int32_t *cancel,
                                       int32_t n_threads, int64_t *n_kept, int64_t *kept);

@@ -10,8 +10,8 @@
 // Ranks are cut into chunks. Within a chunk, all candidates are tested against the polygons kept before it, in
 // parallel, and in the order in which they lie in memory, which is mostly that of the image: what one looks at is still
 // in the cache when the next one comes. Those left over, few, are then tested one after the other, by rank, against the
-// polygons kept since. So which pairs are compared, and what is looked at to find them, depends on the ranks only, and
-// neither the result nor the count of pairs on the number of threads.
+// polygons kept since. So which pairs are compared, and what is looked at to find them, depends on the candidates and
+// their order only, and neither the result nor the count of pairs on the number of threads.
 #include "star_nms_2d.hpp"
 
 #include <algorithm>
@@ -211,39 +211,12 @@ private:
     std::size_t size_ = 0;
 };
 
-// Memory for profiles, which stay where they are.
-class ProfilePool {
-public:
-    const float* add(const StarProfile& profile, std::size_t n_rows) {
-        if (2 * n_rows > n_free_) {
-            // A comparison reads some values behind the end.
-            blocks_.push_back(std::make_unique<float[]>(block_size + StarProfile::lanes));
-            next_ = blocks_.back().get();
-            n_free_ = block_size;
-        }
-        float* const left = next_;
-        std::copy_n(profile.left, n_rows, left);
-        std::copy_n(profile.right, n_rows, left + n_rows);
-        next_ += 2 * n_rows;
-        n_free_ -= 2 * n_rows;
-        return left;
-    }
-
-private:
-    static constexpr std::size_t block_size = 1 << 14;  // several of the largest
-    std::vector<std::unique_ptr<float[]>> blocks_;
-    float* next_ = nullptr;
-    std::size_t n_free_ = 0;
-};
-
-struct Kept {
+struct alignas(64) Kept {  // a cache line
     StarSummary summary;
     Index candidate;
     std::uint32_t next_in_cell;  // one more than its index, 0 at the end
-    const float* profile;        // left, then right; nullptr if there is none
-
-    StarProfile sides() const noexcept { return {profile, profile + summary.box.height()}; }
 };
+static_assert(sizeof(Kept) == 64, "a kept polygon is meant to fill a cache line");
 
 // The kept polygons, and a hierarchy of uniform grids over their boxes: a polygon is listed once, in the cell of its
 // box's first corner, in the grid whose cells are just as large as the longer side of its box. A box of side s can
@@ -254,7 +227,7 @@ public:
     std::size_t size() const noexcept { return kept_.size(); }
     const Kept& operator[](std::size_t index) const noexcept { return kept_[index]; }
 
-    void add(const StarSummary& summary, const StarProfile& profile, Index candidate);
+    void add(const StarSummary& summary, Index candidate);
 
     // visit(index) for each kept polygon from `first` on whose box touches `box`, until it returns false. Returns how many
     // cells and boxes were looked at for that: most of the work where long boxes share cells and do not touch.
@@ -292,7 +265,6 @@ private:
     std::uint32_t& head_of_cell(int level, std::int64_t row, std::int64_t column);
 
     Pool<Kept> kept_;
-    ProfilePool profiles_;
     Pool<Square> squares_;
     std::vector<Slot> slots_ = std::vector<Slot>(64, Slot{0, 0});  // open addressing, a power of two
     std::vector<std::uint32_t> in_level_[n_levels];
@@ -314,16 +286,14 @@ std::uint32_t& KeptPolygons::head_of_cell(int level, std::int64_t row, std::int6
     return squares_[found.square - 1].heads[cell_in_square(row, column)];
 }
 
-void KeptPolygons::add(const StarSummary& summary, const StarProfile& profile, Index candidate) {
+void KeptPolygons::add(const StarSummary& summary, Index candidate) {
     const VertexBox& box = summary.box;
     const std::int64_t side = std::max(box.height(), box.width());
     int level = finest;
     while ((std::int64_t{1} << level) < side) ++level;
     std::uint32_t& head = head_of_cell(level, std::int64_t{box.y_first} >> level, std::int64_t{box.x_first} >> level);
-    Kept kept{summary, candidate, head, nullptr};
-    if (summary.has_profile) kept.profile = profiles_.add(profile, static_cast<std::size_t>(box.height()));
     in_level_[level].push_back(static_cast<std::uint32_t>(kept_.size()));
-    kept_.push_back(kept);
+    kept_.push_back({summary, candidate, head});
     head = static_cast<std::uint32_t>(kept_.size());
 }
 
@@ -391,8 +361,11 @@ private:
 
 struct Scratch {
     LastSuppressors last;
-    StarShape shape, other;
-    Outline outline, other_outline;
+    StarShape shape;
+    StarShape kept;                                      // that of the kept polygon compared last in detail
+    std::uint32_t kept_index = LastSuppressors::none;  // which one
+    bool kept_outline_is_ready = false;
+    Outline outline, kept_outline;
     OverlapSweep sweep;
     std::vector<std::pair<std::int64_t, std::uint32_t>> neighbours;  // squared distance of centres, index
     std::vector<Vertex> vertices;
@@ -434,10 +407,9 @@ private:
         prefetch(dist + n_soon - 1);
         prefetch(candidates_.point(candidate));
     }
-    bool suppresses(const Kept& kept, Scratch& scratch, bool* outline_ready) const;
+    bool suppresses(std::uint32_t index, Scratch& scratch, bool* outline_is_ready) const;
     std::uint32_t suppressor_of(Index candidate, std::size_t first_kept, std::uint32_t likely, Scratch& scratch);
     void test_against_kept(const Index* chunk, std::int64_t n, int n_threads);
-    void keep(StarShape& shape, Index candidate);
     void keep_free(std::vector<Ranked>& left_over, std::vector<Ranked>& survivors, Scratch& scratch, int n_threads);
     void count(Scratch& scratch) { count(std::exchange(scratch.n_pairs, 0)); }
     void count(std::int64_t n_pairs) {
@@ -460,41 +432,47 @@ private:
     std::vector<std::unique_ptr<Scratch>> free_scratch_;
 };
 
-bool Suppression::suppresses(const Kept& kept, Scratch& scratch, bool* outline_ready) const {
-    const StarSummary& one = kept.summary;
+bool Suppression::suppresses(std::uint32_t index, Scratch& scratch, bool* outline_is_ready) const {
     const StarSummary& other = scratch.shape.summary;
-    const double smaller = std::min(static_cast<double>(one.area) + 1e-10, static_cast<double>(other.area) + 1e-10);
+    const double area = kept_[index].summary.area;
+    const double smaller = std::min(area + 1e-10, static_cast<double>(other.area) + 1e-10);
     const double limit = static_cast<double>(nms_thresh_) * smaller;
     // The quotient is rounded to float32 before it is compared: 1e-6 is more than that rounding.
     const auto is_above = [limit](const AreaBounds& bounds) { return bounds.below > limit * (1 + 1e-6); };
     const auto is_below = [limit](const AreaBounds& bounds) { return bounds.above < limit * (1 - 1e-6); };
-    if (one.is_simple && other.is_simple) {
-        const AreaBounds bounds = bound_by_octagons(one, other);
+    if (kept_[index].summary.has_octagon && other.has_octagon) {
+        const AreaBounds bounds = bound_by_octagons(kept_[index].summary, other);
         if (is_above(bounds)) return true;
         if (is_below(bounds)) return false;
     }
+
+    // Candidates that lie next to each other mostly meet the same polygon: its shape stays for the next one.
+    if (scratch.kept_index != index) {
+        scratch.kept_index = LastSuppressors::none;
+        trace(kept_[index].candidate, scratch.kept);
+        scratch.kept.trace_profile();
+        scratch.kept_outline_is_ready = false;
+        scratch.kept_index = index;
+    }
+    const StarSummary& one = scratch.kept.summary;
     if (!other.has_profile) scratch.shape.trace_profile();
     if (one.has_profile && other.has_profile) {
-        const AreaBounds bounds = bound_overlap(one, kept.sides(), other, scratch.shape.profile());
+        const AreaBounds bounds = bound_overlap(one, scratch.kept.profile(), other, scratch.shape.profile());
         if (is_above(bounds)) return true;
         if (is_below(bounds)) return false;
-    }
-    trace(kept.candidate, scratch.other);
-    if (one.has_profile != other.has_profile) {
+    } else if (one.has_profile || other.has_profile) {
         // One is huge; the other one mostly lies inside of it, or in a notch.
-        const bool kept_is_huge = other.has_profile;
-        const Location location = kept_is_huge ? locate(other.box, scratch.other) : locate(one.box, scratch.shape);
+        const StarShape& small = one.has_profile ? scratch.kept : scratch.shape;
+        const StarShape& huge = one.has_profile ? scratch.shape : scratch.kept;
+        const Location location = locate(small.summary.box, huge);
         if (location == Location::outside) return false;
-        if (location == Location::inside && is_above(kept_is_huge ? bound_enclosed(other, scratch.shape.profile())
-                                                                  : bound_enclosed(one, kept.sides())))
-            return true;
+        if (location == Location::inside && is_above(bound_enclosed(small.summary, small.profile()))) return true;
     }
-    if (!*outline_ready) {
-        scratch.assign(scratch.outline, scratch.shape);
-        *outline_ready = true;
-    }
-    scratch.assign(scratch.other_outline, scratch.other);
-    const auto twice_area = static_cast<double>(scratch.sweep.twice_area(scratch.other_outline, scratch.outline));
+    if (!*outline_is_ready) scratch.assign(scratch.outline, scratch.shape);
+    *outline_is_ready = true;
+    if (!scratch.kept_outline_is_ready) scratch.assign(scratch.kept_outline, scratch.kept);
+    scratch.kept_outline_is_ready = true;
+    const auto twice_area = static_cast<double>(scratch.sweep.twice_area(scratch.kept_outline, scratch.outline));
     return exceeds(static_cast<double>(static_cast<float>(0.5 * std::fabs(twice_area))), smaller);
 }
 
@@ -505,10 +483,10 @@ std::uint32_t Suppression::suppressor_of(Index candidate, std::size_t first_kept
     poll();
     trace(candidate, scratch.shape);
     const StarSummary& summary = scratch.shape.summary;
-    bool outline_ready = false;
+    bool outline_is_ready = false;
     if (likely != LastSuppressors::none && kept_[likely].summary.box.touches(summary.box)) {
         ++scratch.n_pairs;
-        if (suppresses(kept_[likely], scratch, &outline_ready)) return likely;
+        if (suppresses(likely, scratch, &outline_is_ready)) return likely;
     }
     auto& neighbours = scratch.neighbours;
     neighbours.clear();
@@ -528,7 +506,7 @@ std::uint32_t Suppression::suppressor_of(Index candidate, std::size_t first_kept
         if (tested == 1) std::sort(neighbours.begin() + 1, neighbours.end());
         poll();
         const std::uint32_t index = neighbours[tested].second;
-        if (suppresses(kept_[index], scratch, &outline_ready)) found = index;
+        if (suppresses(index, scratch, &outline_is_ready)) found = index;
         ++tested;
     }
     scratch.n_pairs += static_cast<std::int64_t>(tested);
@@ -597,7 +575,7 @@ std::vector<Index> Suppression::run(int n_threads) {
             prefetch_candidate(left_over[std::min(i + 8, left_over.size() - 1)].candidate);
             const Index candidate = left_over[i].candidate;
             if (suppressor_of(candidate, first_new, LastSuppressors::none, *own_scratch) != LastSuppressors::none) continue;
-            keep(own_scratch->shape, candidate);
+            kept_.add(own_scratch->shape.summary, candidate);
             new_survivors.push_back(left_over[i]);
         }
         count(*own_scratch);
@@ -607,25 +585,17 @@ std::vector<Index> Suppression::run(int n_threads) {
     return survivors;
 }
 
-void Suppression::keep(StarShape& shape, Index candidate) {
-    if (!shape.summary.has_profile) shape.trace_profile();
-    kept_.add(shape.summary, shape.profile(), candidate);
-}
-
 // Of the candidates left over, given in the order in which they lie in memory, keeps those whose box touches none of a
 // higher rank: no other can suppress them. They are moved to `survivors`. Those that stay touch only what has a higher
 // rank than they have, of all that is kept here.
 void Suppression::keep_free(std::vector<Ranked>& left_over, std::vector<Ranked>& survivors, Scratch& scratch,
                             int n_threads) {
     KeptPolygons pending;
-    const auto trace_and_look_ahead = [&](std::size_t i) {
-        prefetch_candidate(left_over[std::min(i + 8, left_over.size() - 1)].candidate);
-        trace(left_over[i].candidate, scratch.shape);
-    };
     for (std::size_t i = 0; i < left_over.size(); ++i) {
         poll();
-        trace_and_look_ahead(i);
-        pending.add(scratch.shape.summary, scratch.shape.profile(), left_over[i].candidate);
+        prefetch_candidate(left_over[std::min(i + 8, left_over.size() - 1)].candidate);
+        trace(left_over[i].candidate, scratch.shape);
+        pending.add(scratch.shape.summary, left_over[i].candidate);
     }
     const auto n = static_cast<std::int64_t>(left_over.size());
     std::vector<std::uint8_t> is_free(left_over.size());
@@ -650,8 +620,7 @@ void Suppression::keep_free(std::vector<Ranked>& left_over, std::vector<Ranked>&
             left_over[n_left++] = left_over[i];
             continue;
         }
-        trace_and_look_ahead(i);
-        keep(scratch.shape, left_over[i].candidate);
+        kept_.add(pending[i].summary, left_over[i].candidate);
         survivors.push_back(left_over[i]);
     }
     left_over.resize(n_left);

@@ -238,8 +238,10 @@ CELLRT_TARGET_AVX2 double sum_of_common_avx2(const StarProfile& a, const StarPro
 #define CELLRT_CALL(function, ...) function(__VA_ARGS__)
 #endif
 
-float slack_of(std::int32_t run, std::int32_t shallow_run) {
-    return 0.125F * static_cast<float>(run) + 0.5F * static_cast<float>(shallow_run);
+// extra_rise: how much further than once down and once up the outline goes, in rows.
+float slack_of(std::int32_t run, std::int32_t shallow_run, std::int64_t extra_rise) {
+    return 0.125F * static_cast<float>(run) + 0.5F * static_cast<float>(shallow_run) +
+           6.0F * static_cast<float>(extra_rise);
 }
 
 // Edges cross each other between rows' borders, and the clipper rounds: see bound_overlap().
@@ -271,17 +273,17 @@ void StarShape::trace(const float* dist, std::int32_t y, std::int32_t x, const R
     summary.y = y;
     summary.x = x;
     summary.has_profile = false;
-    summary.is_simple = false;
-    const bool is_small = box.height() <= most_profile_rows && box.width() <= widest_octagon;
-    if (is_small) {
+    summary.has_octagon = box.height() <= most_profile_rows && box.width() <= widest_octagon;
+    if (summary.has_octagon) {
         const Measures measures = CELLRT_CALL(measure_star, y_.data(), x_.data(), whole_lanes(n_vertices_), y, x);
-        summary.is_simple = measures.rise == 2 * box.height();
         summary.sum_first = static_cast<std::int16_t>(measures.sum_first);
         summary.sum_last = static_cast<std::int16_t>(measures.sum_last);
         summary.difference_first = static_cast<std::int16_t>(measures.difference_first);
         summary.difference_last = static_cast<std::int16_t>(measures.difference_last);
         summary.twice_area = std::abs(measures.twice_area);
-        summary.slack_above = slack_of(measures.run, measures.shallow_run);
+        const std::int64_t extra_rise = measures.rise - 2 * box.height();
+        summary.slack_above = slack_of(measures.run, measures.shallow_run, extra_rise);
+        summary.octagon_slack_below = summary.slack_above + 0.5F * static_cast<float>(extra_rise * box.width());
     }
 
     // The original adds up float32 values of the integers x y' - y x'. While the sum of their magnitudes is below 2^24
@@ -292,8 +294,9 @@ void StarShape::trace(const float* dist, std::int32_t y, std::int32_t x, const R
     // The first comparison keeps the product, of factors below 2^24, 2^23 and 2^11, from overflowing.
     if (farthest < 16777216 && farthest * (box.height() + box.width()) * n_vertices_ < 16777216) {
         const std::int32_t twice_area =
-            is_small ? summary.twice_area
-                     : std::abs(CELLRT_CALL(sum_of_crosses, y_.data(), x_.data(), whole_lanes(n_vertices_)));
+            summary.has_octagon
+                ? summary.twice_area
+                : std::abs(CELLRT_CALL(sum_of_crosses, y_.data(), x_.data(), whole_lanes(n_vertices_)));
         summary.area = 0.5F * static_cast<float>(twice_area);
     } else {
         float twice_area = 0;
@@ -325,7 +328,7 @@ void StarShape::trace_profile() {
         CELLRT_CALL(draw_sides, edges, n_edges, n_rows, left_.data(), right_.data());
     else
         hollow = draw_outermost(n_edges, n_rows);
-    summary.slack_above = slack_of(edges.run, edges.shallow_run) + 6.0F * static_cast<float>(edges.rise - 2 * n_rows);
+    summary.slack_above = slack_of(edges.run, edges.shallow_run, edges.rise - 2 * n_rows);
     summary.slack_below = summary.slack_above + hollow;
     summary.has_profile = true;
 }
@@ -350,10 +353,12 @@ float StarShape::draw_outermost(std::int32_t n_edges, std::int32_t n_rows) {
     return hollow;
 }
 
-// Below: what both polygons have together, less the octagon around their union, is what they have in common at least. A
-// polygon that goes once down and once up winds around a point once at most, so that what it fills is no less than its
-// signed area. Above: they have no more in common than their boxes have, and their boxes turned by 45 degrees.
-// What the sweep's rounding adds to it is as for profiles; their own error comes on top, but is not worth another field.
+// Below: what both polygons have together, less the octagon around their union, is what they have in common at least.
+// What a polygon fills by the non-zero rule is no less than the area by its outline, except in rows with more than two
+// edges: with 2 m of them it winds around a point m times at most, and m - 1 times the box's width is what the outline's
+// area may count too often. Summed over the rows, that is half the extra rise times the width.
+// Above: they have no more in common than their boxes have, and their boxes turned by 45 degrees.
+// What the sweep's rounding adds to it is as for profiles, in bound_overlap().
 AreaBounds bound_by_octagons(const StarSummary& a, const StarSummary& b) {
     struct Span {
         std::int64_t first, last;
@@ -389,9 +394,9 @@ AreaBounds bound_by_octagons(const StarSummary& a, const StarSummary& b) {
     const double above = std::min(static_cast<double>(n_rows * common_length(a_x, b_x)),
                                   0.5 * static_cast<double>(common_length(a_sum, b_sum) *
                                                             common_length(a_difference, b_difference)));
-    const float slack = a.slack_above + b.slack_above;
-    return {bounds_around(below, static_cast<std::int32_t>(n_rows), slack, slack).below,
-            bounds_around(above, static_cast<std::int32_t>(n_rows), slack, slack).above};
+    const auto rows = static_cast<std::int32_t>(n_rows);
+    return {bounds_around(below, rows, a.octagon_slack_below + b.octagon_slack_below, 0).below,
+            bounds_around(above, rows, 0, a.slack_above + b.slack_above).above};
 }
 
 // The sum over all rows of what the two intervals in the middle of the row have in common, give or take

@@ -33,14 +33,15 @@ struct StarSummary {
     VertexBox box;
     std::int32_t y, x;   // centre
     float area;          // float32 as the original sums it
-    bool has_profile;    // not if the box is too large for one
-    float slack_below;   // how far the profile may be from the polygon: see bound_overlap()
-    float slack_above;
-
-    // For a polygon that is small, and simple in that it goes once down and once up; slack_above is set then too.
-    bool is_simple;
-    std::int16_t sum_first, sum_last, difference_first, difference_last;  // of y + x and y - x, less the centre's
-    std::int32_t twice_area;                                              // exact
+    bool has_profile;    // not before it is traced, nor if the box is too large for one
+    bool has_octagon;    // not if the box is too large
+    float slack_below;   // of one with a profile: how far that may be from the polygon, see bound_overlap()
+    float slack_above;   // the same; and of one with an octagon, see bound_by_octagons()
+    // Of one with an octagon: that, by y + x and y - x less the centre's; the area by its outline, exactly; and how far
+    // less the area may be that the sweep finds.
+    std::int16_t sum_first, sum_last, difference_first, difference_last;
+    std::int32_t twice_area;
+    float octagon_slack_below;
 };
 
 // Where a polygon's leftmost and rightmost edges cross the middle of each row [y, y + 1] of its box, relative to the
@@ -83,7 +84,7 @@ struct AreaBounds {
     double below, above;
 };
 
-// Bounds of the area that OverlapSweep computes for two polygons that are both simple.
+// Bounds of the area that OverlapSweep computes for two polygons that both have an octagon.
 AreaBounds bound_by_octagons(const StarSummary& a, const StarSummary& b);
 
 // The same, closer, for two that both have a profile.
