@@ -21,8 +21,8 @@ constexpr std::int32_t minus_infinity_bits = INT32_MIN + 0x7f800000;
 
 constexpr std::int32_t rays_at_once = 8;
 
-// Lengths of n_rays neighbouring rays at n columns of a row, from planes to where each candidate has its own next to each
-// other. False if one is not finite or too long.
+// Lengths of n_rays neighbouring rays at n columns of a row, from planes to where each candidate has its own next to
+// each other. False if one is not finite or too long.
 template <std::int32_t n_rays>
 bool gather_lengths(const float* lengths, std::int64_t plane, const std::int64_t* column, std::int64_t n, float* dist,
                     std::int32_t n_rays_in_all) {

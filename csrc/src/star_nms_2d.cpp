@@ -34,7 +34,7 @@ namespace {
 constexpr float longest_ray = 1048576.0F;          // 2^20 pixels
 constexpr std::int32_t farthest_point = 1 << 30;   // pixels
 constexpr std::int64_t looks_per_pair = 64;         // cells and boxes that take as long as comparing two profiles
-constexpr std::size_t fewest_to_free = 4096;        // fewer stay in the cache in any order
+constexpr std::int64_t fewest_to_free = 4096;       // fewer stay in the cache in any order
 constexpr std::int64_t uncounted_pairs = 1024;      // threads add up what they did now and then
 
 using Index = std::uint32_t;  // of a candidate
@@ -59,8 +59,8 @@ struct Candidates {
     const std::int32_t* point(Index candidate) const { return block(candidate).points + 2 * place(candidate); }
 };
 
-// Start loading what is needed soon. To be inlined by force: GCC takes a function that does nothing else for one without
-// effects, and drops calls of it.
+// Start loading what is needed soon. To be inlined by force: GCC takes a function that does nothing else for one
+// without effects, and drops calls of it.
 CELLRT_INLINE void prefetch(const void* address) {
 #if defined(__GNUC__) || defined(__clang__)
     __builtin_prefetch(address);
@@ -229,8 +229,8 @@ public:
 
     void add(const StarSummary& summary, Index candidate);
 
-    // visit(index) for each kept polygon from `first` on whose box touches `box`, until it returns false. Returns how many
-    // cells and boxes were looked at for that: most of the work where long boxes share cells and do not touch.
+    // visit(index) for each kept polygon from `first` on whose box touches `box`, until it returns false. Returns how
+    // many cells and boxes were looked at for that: most of the work where long boxes share cells and do not touch.
     template <typename Visit>
     std::int64_t visit_touching(const VertexBox& box, std::size_t first, const Visit& visit) const;
 
@@ -240,7 +240,7 @@ private:
     static constexpr std::int64_t square_side = 1 << square_bits;
 
     struct alignas(64) Square {  // a cache line
-        std::uint32_t heads[square_side * square_side];  // one more than the index of each cell's latest polygon; 0: none
+        std::uint32_t heads[square_side * square_side];  // one more than the index of a cell's latest polygon; 0: none
     };
     struct Slot {
         std::uint64_t key;
@@ -568,13 +568,15 @@ std::vector<Index> Suppression::run(int n_threads) {
                 left_over.push_back({descending_key(candidates_.prob(chunk[i])), chunk[i]});
         new_survivors.clear();
         // Where nearly nothing is suppressed, nearly all are free. In a crowd it would be a detour.
-        if (first_new > 0 && left_over.size() >= fewest_to_free && 4 * static_cast<std::int64_t>(left_over.size()) > 3 * n)
+        const auto n_left_over = static_cast<std::int64_t>(left_over.size());
+        if (first_new > 0 && n_left_over >= fewest_to_free && 4 * n_left_over > 3 * n)
             keep_free(left_over, new_survivors, *own_scratch, n_threads);
         sort_by_rank(candidates_, ties_, left_over, sorted);
         for (std::size_t i = 0; i < left_over.size(); ++i) {
             prefetch_candidate(left_over[std::min(i + 8, left_over.size() - 1)].candidate);
             const Index candidate = left_over[i].candidate;
-            if (suppressor_of(candidate, first_new, LastSuppressors::none, *own_scratch) != LastSuppressors::none) continue;
+            constexpr std::uint32_t none = LastSuppressors::none;
+            if (suppressor_of(candidate, first_new, none, *own_scratch) != none) continue;
             kept_.add(own_scratch->shape.summary, candidate);
             new_survivors.push_back(left_over[i]);
         }
@@ -690,13 +692,13 @@ void StarNms2D::add(const float* prob, const float* dist, const std::int32_t* po
     const std::lock_guard<std::mutex> lock(mutex_);
     require(n <= max_candidates_ - size_, CELLRT_ERROR_CAPACITY);
     const std::int64_t block_size = std::int64_t{1} << block_bits_;
-    const auto new_values = [block_size](std::int32_t width) {
-        return std::unique_ptr<float[]>(new float[static_cast<std::size_t>(block_size * width)]);
+    const auto new_values = [block_size](auto zero, std::int32_t width) {  // not set to zero: it may stay unused
+        return std::unique_ptr<decltype(zero)[]>(new decltype(zero)[static_cast<std::size_t>(block_size * width)]);
     };
     // Blocks that are still empty when memory ends wait for the next call.
     while (static_cast<std::int64_t>(blocks_.size()) * block_size < size_ + n)
-        blocks_.push_back({new_values(1), new_values(n_rays_), new_values(n_class_channels_),
-                           std::unique_ptr<std::int32_t[]>(new std::int32_t[static_cast<std::size_t>(2 * block_size)])});
+        blocks_.push_back({new_values(0.0F, 1), new_values(0.0F, n_rays_), new_values(0.0F, n_class_channels_),
+                           new_values(std::int32_t{0}, 2)});
     for (std::int64_t begin = 0, end; begin < n; begin = end) {
         const std::int64_t place = size_ % block_size;
         const Block& block = blocks_[static_cast<std::size_t>(size_ / block_size)];

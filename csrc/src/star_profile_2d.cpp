@@ -355,8 +355,8 @@ float StarShape::draw_outermost(std::int32_t n_edges, std::int32_t n_rows) {
 
 // Below: what both polygons have together, less the octagon around their union, is what they have in common at least.
 // What a polygon fills by the non-zero rule is no less than the area by its outline, except in rows with more than two
-// edges: with 2 m of them it winds around a point m times at most, and m - 1 times the box's width is what the outline's
-// area may count too often. Summed over the rows, that is half the extra rise times the width.
+// edges: with 2 m of them it winds around a point m times at most, and m - 1 times the box's width is what the area by
+// the outline may count too often. Summed over the rows, that is half the extra rise times the width.
 // Above: they have no more in common than their boxes have, and their boxes turned by 45 degrees.
 // What the sweep's rounding adds to it is as for profiles, in bound_overlap().
 AreaBounds bound_by_octagons(const StarSummary& a, const StarSummary& b) {

@@ -1,6 +1,6 @@
 // One star-convex polygon as suppression looks at it: integer vertices, box, octagon around it, area, and a profile by
-// rows. Two octagons and two areas bound the area of an intersection from below and above, two profiles do so closer, all
-// for a fraction of what it takes to compute it.
+// rows. Two octagons and two areas bound the area of an intersection from below and above, and two profiles do so
+// closer, all for a fraction of what it takes to compute it.
 #pragma once
 
 #include <cstdint>
