@@ -11,6 +11,7 @@ def main():
     """Run the scripts one after the other, options passed on; stop at the first that fails."""
     for script in (
         "kernels_speed",
+        "kernel_limits",
         "segment_speed",
         "flow_speed",
         "cellpose_speed",

@@ -279,6 +279,87 @@ def test_polygons_without_area_neither_suppress_nor_go():
     assert len(suppress((prob, dots, points), 0.0)) == 50
 
 
+def spread(n: int, spacing: float, *, radius: float = 9, n_rays: int = 16, shape: str = "smooth", seed: int = 0):
+    """One polygon per place of a square lattice, in row-major order; all probabilities differ."""
+    random = np.random.default_rng(seed)
+    side = int(np.ceil(n**0.5))
+    points = (np.stack(np.divmod(np.arange(n), side), axis=1) * spacing).astype(np.int32)
+    prob = (random.permutation(n).astype(np.float32) + 1) / np.float32(n + 1)
+    return prob, star_lengths(random, shape, n, n_rays, radius), points
+
+
+# Apart, overlapping a little, suppressing each other, and so long that each crosses hundreds.
+LATTICES = [(40.0, "smooth"), (14.0, "wobbly"), (3.0, "rough"), (14.0, "needle")]
+
+
+@pytest.mark.parametrize(("spacing", "shape"), LATTICES)
+def test_where_a_candidate_stands_in_memory_does_not_matter(spacing, shape):
+    candidates = spread(12_000, spacing, shape=shape)
+    kept = suppress(candidates, 0.4)
+    shuffle = np.random.default_rng(1).permutation(len(candidates[0]))
+    for threads in (1, 3):
+        shuffled = suppress(tuple(array[shuffle] for array in candidates), 0.4, threads=threads)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(shuffle[shuffled], kept)
+
+
+def test_probabilities_that_make_one_long_chunk():
+    prob, dist, points = spread(12_000, 3.0, shape="wobbly")
+    kept = suppress((prob, dist, points), 0.4)
+    # Nearly all within a billionth of what the two others are apart: no order by a coarse key is left.
+    squeezed = np.float32(0.25) + prob * np.float32(1e-3)
+    assert len(np.unique(squeezed)) == len(prob)
+    far = np.array([[10**6, 0], [0, 10**6]], np.int32)
+    together = (
+        np.concatenate([squeezed, np.array([1e30, -1e30], np.float32)]),
+        np.concatenate([dist, dist[:2]]),
+        np.concatenate([points, far]),
+    )
+    np.testing.assert_array_equal(suppress(together, 0.4), [len(prob), *kept, len(prob) + 1])
+
+
+def test_the_work_of_adversaries_is_bounded():
+    """Comparisons, and looks that take as long, per candidate: what the time is made of, but does not flake."""
+
+    def work(candidates: Candidates, nms_thresh: float = 0.4) -> float:
+        return count_pairs(candidates, nms_thresh) / len(candidates[0])
+
+    prob, dist, points = spread(20_000, 2.0)  # some 50 candidates per object
+    usual = work((prob, dist, points))
+    assert usual < 1.5
+    assert work(spread(5_000, 40.0)) < 0.1  # nothing touches
+    assert work(spread(5_000, 20.0)) < 5  # boxes touch those beside them
+
+    one_huge = dist.copy()
+    one_huge[7] = 2.0**20
+    for rank in (2.0, -1.0):  # it suppresses all others; or goes at the first look
+        prob[7] = rank
+        assert work((prob, one_huge, points)) < usual + 0.1
+    one_huge[7] = 1e-3
+    one_huge[7, [0, 8]] = 2.0**20  # strongest, as long as can be, and thin: crosses a few and suppresses none
+    prob[7] = 2.0
+    assert work((prob, one_huge, points)) < usual + 0.1
+
+    two_sizes = dist.copy()
+    two_sizes[::100] *= 100
+    assert work((prob, two_sizes, points)) < 1.5
+    two_sizes = spread(5_000, 40.0)
+    two_sizes[1][::100] *= 10  # boxes as large as those of twenty of the others, which they touch
+    assert work(two_sizes) < 5
+
+
+def test_a_huge_polygon_suppresses_what_lies_inside_and_not_what_lies_in_its_notch():
+    n_rays = 64
+    points = np.array([[0, 0], [300, 700], [2, 600], [0, -600], [900, 900]], np.int32)
+    dist = np.full((5, n_rays), 9, np.float32)
+    dist[0] = 1000
+    dist[0, :2] = dist[0, -1] = 5  # a notch around the ray to the right, 200 px wide where the third lies
+    prob = np.array([0.9, 0.8, 0.7, 0.6, 0.5], np.float32)
+    assert suppress((prob, dist, points), 0.4).tolist() == [0, 2, 4]
+    # The other way round it goes as soon as it meets one that lies inside of it, the smaller of both.
+    prob[0] = 0.1
+    assert suppress((prob, dist, points), 0.4).tolist() == [1, 2, 3, 4]
+
+
 def seconds(candidates: Candidates, nms_thresh: float) -> float:
     begin = time.process_time()
     suppress(candidates, nms_thresh)
@@ -426,6 +507,19 @@ def test_any_tiles_in_any_order_give_the_untiled_survivors(seed, tile_y, tile_x,
         if array is not None:
             assert array.dtype == wanted.dtype
             np.testing.assert_array_equal(array, wanted[kept])
+
+
+def test_as_many_as_do_not_fit_in_one_block():
+    n_rays, n_classes = 3, 40_000  # few candidates fill a block of about a megabyte
+    prob, dist, points = spread(100, 12.0, n_rays=n_rays)
+    class_prob = np.arange(100, dtype=np.float32)[:, np.newaxis] + np.linspace(0, 0.5, n_classes, dtype=np.float32)
+    stream = kernels.StarNms2D(n_rays, n_classes, 100)
+    for part in np.split(np.arange(100), [1, 8, 30]):
+        stream.add(prob[part], dist[part], points[part], class_prob[part])
+    kept = suppress((prob, dist, points), 0.1)
+    assert 1 < len(kept) < 100
+    for array, wanted in zip(stream.survivors(0.1, 10**9, 1), (prob, dist, points, class_prob), strict=True):
+        np.testing.assert_array_equal(array, wanted[kept])
 
 
 def test_the_cap_leaves_everything_as_it_was():

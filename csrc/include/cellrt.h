@@ -154,12 +154,13 @@ CELLRT_API int32_t cellrt_star_candidates_2d(const float *maps, int32_t n_rays, 
  * nms_thresh  overlap above which the weaker candidate is dropped, in [0, 1]
  * max_pairs   limit on the work; more gives CELLRT_ERROR_CAPACITY. Each comparison of a candidate with a kept polygon
  *             whose box touches its own counts as one pair; so do every 64 cells and boxes that one search of the grid
- *             of kept polygons looks at (at most two searches per candidate). Independent of n_threads.
+ *             of kept polygons looks at (at most three searches per candidate). Independent of n_threads.
  * cancel      NULL, or a flag that another thread sets to non-zero to stop the call (CELLRT_ERROR_CANCELLED)
  * n_kept      how many candidates survive
  * kept        n int64: the indices of the survivors in descending order of probability; the rest is left alone
  *
- * Scratch: about 20 bytes per candidate, and per survivor at most 3 KiB. */
+ * Fastest where neighbours in the image are neighbours in the arrays, as in row-major order. Scratch: about 5 bytes per
+ * candidate, and at most some 300 for each that survives or that nothing kept when its chunk begins suppresses. */
 CELLRT_API int32_t cellrt_star_nms_2d(const float *prob, const float *dist, const int32_t *points, int64_t n,
                                       int32_t n_rays, float nms_thresh, int64_t max_pairs, const int32_t *cancel,
                                       int32_t n_threads, int64_t *n_kept, int64_t *kept);

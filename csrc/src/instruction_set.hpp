@@ -11,6 +11,13 @@
 #define CELLRT_TARGET_AVX2 __attribute__((target("avx2,fma")))
 #endif
 
+// A function that becomes part of each caller, and so is compiled for the instructions that the caller may use.
+#if defined(__GNUC__) || defined(__clang__)
+#define CELLRT_INLINE inline __attribute__((always_inline))
+#else
+#define CELLRT_INLINE inline
+#endif
+
 namespace cellrt {
 
 // Whether the processor has AVX2 and fused multiply-add, and functions are compiled for them; found once per process.

@@ -213,7 +213,7 @@ void label_outlines_2d(const std::int32_t* labels, std::int64_t n_y, std::int64_
     if (n_y == 0 || n_x == 0) return;
     const std::vector<std::int64_t> firsts = first_pixels(labels, n_y, n_x, n_labels, n_threads);
 
-    constexpr std::int64_t labels_per_grain = 64;
+    constexpr std::int64_t labels_per_grain = 512;
     parallel_for(n_labels, labels_per_grain, n_threads, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t i = begin; i < end; ++i) {
             const std::int64_t first = firsts[static_cast<std::size_t>(i)];

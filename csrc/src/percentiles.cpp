@@ -1,11 +1,12 @@
 // percentiles: the pixels are counted by value, and the order statistics are read off the cumulated counts.
 //
 // u8 and u16: one histogram holds everything. f32: a first histogram counts the upper 16 bits of each pixel (as an
-// integer that orders like the number), which finds the few buckets that hold the wanted ranks; a second one counts
-// the lower 16 bits of the pixels in those buckets. Threads count pieces of the image and add their counts up:
-// integers, so the order of adding does not matter.
+// integer that orders like the number), which finds the few buckets that hold the wanted ranks. If these hold few
+// pixels, as mostly, these are collected and sorted; else a second histogram counts the lower 16 bits of them. Threads
+// count pieces of the image and add their counts up: integers, so the order does not matter.
 #include "percentiles.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <mutex>
@@ -66,7 +67,7 @@ Counts count_in_pieces(std::int64_t n_pixels, int n_threads, std::size_t n_lanes
     return total;
 }
 
-// Neighbouring pixels are counted in two histograms in turn. They are often equal, and adding to the same counter again
+// Neighbouring pixels are counted in several histograms in turn. They are often equal, and adding to the same counter again
 // has to wait until the last sum has arrived in memory.
 constexpr std::size_t n_lanes = 2;
 
@@ -105,13 +106,17 @@ void select(const PixelRuns<Pixel>& runs, int n_threads, std::vector<std::int64_
 
 constexpr std::size_t n_halves = std::size_t{1} << 16;  // values of a half of a float's bits
 
-// An integer that orders as the float does. -0 counts as 0, as it does when numbers are compared.
-std::uint32_t key_of(float value) {
-    value += 0.0f;
+std::uint32_t bits_of(float value) {
     std::uint32_t bits;
     std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+// An integer that orders as the float does. -0 is below 0.
+std::uint32_t key_of_bits(std::uint32_t bits) {
     return bits ^ (static_cast<std::uint32_t>(static_cast<std::int32_t>(bits) >> 31) | 0x80000000u);
 }
+std::uint32_t key_of(float value) { return key_of_bits(bits_of(value)); }
 
 float value_of(std::uint32_t key) {
     const std::uint32_t bits = key ^ ((key >> 31) != 0 ? 0x80000000u : 0xffffffffu);
@@ -120,35 +125,135 @@ float value_of(std::uint32_t key) {
     return value;
 }
 
-// Calls visit(keys, n) for the keys of a run, some at a time: the arithmetic vectorises, the counting cannot.
+// Calls visit(bits, n) for the bits of a run's pixels, some at a time and next to each other; -0 becomes 0.
 template <typename Visit>
-void for_each_keys(const float* pixels, std::int64_t n, std::int64_t step, const Visit& visit) {
+void for_each_some(const float* pixels, std::int64_t n, std::int64_t step, const Visit& visit) {
     constexpr std::int64_t n_at_once = 1024;
-    std::uint32_t keys[n_at_once];
+    std::uint32_t bits[n_at_once];
     for (std::int64_t begin = 0; begin < n; begin += n_at_once) {
         const std::int64_t count = std::min(n_at_once, n - begin);
         const float* const some = pixels + begin * step;
         if (step == 1) {
-            for (std::int64_t i = 0; i < count; ++i) keys[i] = key_of(some[i]);
+            for (std::int64_t i = 0; i < count; ++i) bits[i] = bits_of(some[i] + 0.0f);
         } else {
-            for (std::int64_t i = 0; i < count; ++i) keys[i] = key_of(some[i * step]);
+            for (std::int64_t i = 0; i < count; ++i) bits[i] = bits_of(some[i * step] + 0.0f);
         }
-        visit(keys, count);
+        visit(bits, count);
     }
 }
 
-// Order statistics of a float image.
-void select(const PixelRuns<float>& runs, int n_threads, std::vector<std::int64_t>& ranks, std::vector<double>& found) {
-    const auto count_upper = [&](std::int64_t begin, std::int64_t end, std::uint32_t* counts) {
+// The histogram of the upper halves of the keys.
+Counts count_upper(const PixelRuns<float>& runs, int n_threads) {
+    // Upper halves are equal more often than whole pixels are; but a small image is not worth the memory.
+    const std::size_t n_float_lanes = runs.size() < 1 << 19 ? 1 : 4;
+    const std::size_t lane = n_float_lanes == 1 ? 0 : n_halves;
+    const auto count = [&](std::int64_t begin, std::int64_t end, std::uint32_t* counts) {
         runs.for_each(begin, end, [&](const float* pixels, std::int64_t n, std::int64_t step) {
-            for_each_keys(pixels, n, step, [&](const std::uint32_t* keys, std::int64_t n_keys) {
-                for (std::int64_t i = 0; i < n_keys; ++i) {
-                    ++counts[static_cast<std::size_t>(i) % n_lanes * n_halves + (keys[i] >> 16)];
+            for_each_some(pixels, n, step, [&](const std::uint32_t* bits, std::int64_t n_values) {
+                std::int64_t i = 0;
+                for (; i + 4 <= n_values; i += 4) {
+                    const std::uint32_t a = bits[i], b = bits[i + 1], c = bits[i + 2], d = bits[i + 3];
+                    ++counts[a >> 16];
+                    ++counts[lane + (b >> 16)];
+                    ++counts[2 * lane + (c >> 16)];
+                    ++counts[3 * lane + (d >> 16)];
+                }
+                for (; i < n_values; ++i) ++counts[bits[i] >> 16];
+            });
+        });
+    };
+    Counts counts = count_in_pieces(runs.size(), n_threads, n_float_lanes, n_halves, count);
+    // By bits: from 0 up, then from -0 down.
+    const auto minus_zero = counts.begin() + n_halves / 2;
+    std::reverse(minus_zero, counts.end());
+    std::swap_ranges(counts.begin(), minus_zero, minus_zero);
+    return counts;
+}
+
+constexpr std::size_t n_slots = 4;
+constexpr std::uint64_t most_collected = 1 << 18;  // a megabyte
+constexpr std::uint64_t most_sorted = 1 << 13;     // takes as long as a histogram of their lower halves
+
+// Up to n_slots wanted buckets: upper halves of keys, ascending.
+struct Buckets {
+    std::uint32_t halves[n_slots];
+    std::size_t n_used;
+
+    Buckets(const std::vector<std::size_t>& buckets, std::size_t first)
+        : n_used(std::min(n_slots, buckets.size() - first)) {
+        for (std::size_t slot = 0; slot < n_used; ++slot) halves[slot] = static_cast<std::uint32_t>(buckets[first + slot]);
+    }
+    // n_used if the key is in none of them
+    std::size_t slot_of(std::uint32_t key) const {
+        std::size_t slot = 0;
+        while (slot < n_used && halves[slot] != key >> 16) ++slot;
+        return slot;
+    }
+    // Whether any of n numbers with these bits is in one of them. It vectorises.
+    template <std::int64_t n>
+    bool hold_any(const std::uint32_t* bits) const {
+        std::uint32_t any = 0;
+        for (std::size_t slot = 0; slot < n_used; ++slot) {
+            const std::uint32_t half = bits_of(value_of(halves[slot] << 16)) >> 16;
+            for (std::int64_t i = 0; i < n; ++i) any |= static_cast<std::uint32_t>(bits[i] >> 16 == half);
+        }
+        return any != 0;
+    }
+};
+
+// The keys of all pixels in the buckets, in any order.
+std::vector<std::uint32_t> collect(const PixelRuns<float>& runs, int n_threads, const Buckets& wanted) {
+    std::mutex all_mutex;
+    std::vector<std::uint32_t> all;
+    parallel_for(runs.size(), std::int64_t{1} << 18, n_threads, [&](std::int64_t begin, std::int64_t end) {
+        std::vector<std::uint32_t> some;
+        runs.for_each(begin, end, [&](const float* pixels, std::int64_t n, std::int64_t step) {
+            for_each_some(pixels, n, step, [&](const std::uint32_t* bits, std::int64_t n_values) {
+                // Most pixels are in none of the buckets.
+                constexpr std::int64_t n_at_once = 32;
+                for (std::int64_t i = 0; i < n_values; i += n_at_once) {
+                    if (i + n_at_once <= n_values && !wanted.hold_any<n_at_once>(bits + i)) continue;
+                    for (std::int64_t j = i; j < std::min(i + n_at_once, n_values); ++j) {
+                        const std::uint32_t key = key_of_bits(bits[j]);
+                        if (wanted.slot_of(key) < wanted.n_used) some.push_back(key);
+                    }
+                }
+            });
+        });
+        const std::lock_guard<std::mutex> lock(all_mutex);
+        all.insert(all.end(), some.begin(), some.end());
+    });
+    return all;
+}
+
+// The histograms of the lower halves of the keys in each bucket.
+Counts count_lower(const PixelRuns<float>& runs, int n_threads, const Buckets& wanted) {
+    std::vector<std::uint8_t> slot_of(n_halves, 0);  // 1 + slot of a wanted bucket
+    for (std::size_t slot = 0; slot < wanted.n_used; ++slot)
+        slot_of[wanted.halves[slot]] = static_cast<std::uint8_t>(slot + 1);
+    const auto count = [&](std::int64_t begin, std::int64_t end, std::uint32_t* counts) {
+        runs.for_each(begin, end, [&](const float* pixels, std::int64_t n, std::int64_t step) {
+            for_each_some(pixels, n, step, [&](const std::uint32_t* bits, std::int64_t n_values) {
+                for (std::int64_t i = 0; i < n_values; ++i) {
+                    const std::uint32_t key = key_of_bits(bits[i]);
+                    const std::size_t slot = slot_of[key >> 16];
+                    if (slot != 0) ++counts[(slot - 1) * n_halves + (key & 0xffffu)];
                 }
             });
         });
     };
-    const Counts upper = count_in_pieces(runs.size(), n_threads, n_lanes, n_halves, count_upper);
+    return count_in_pieces(runs.size(), n_threads, 1, wanted.n_used * n_halves, count);
+}
+
+Counts count_lower(const std::vector<std::uint32_t>& keys, const Buckets& wanted) {
+    Counts counts(wanted.n_used * n_halves);
+    for (const std::uint32_t key : keys) ++counts[wanted.slot_of(key) * n_halves + (key & 0xffffu)];
+    return counts;
+}
+
+// Order statistics of a float image.
+void select(const PixelRuns<float>& runs, int n_threads, std::vector<std::int64_t>& ranks, std::vector<double>& found) {
+    const Counts upper = count_upper(runs, n_threads);
 
     // Infinities and NaNs have the largest exponent: both ends of the order.
     const std::size_t infinity = key_of(INFINITY) >> 16;
@@ -166,29 +271,26 @@ void select(const PixelRuns<float>& runs, int n_threads, std::vector<std::int64_
     buckets.erase(std::unique(buckets.begin(), buckets.end()), buckets.end());
 
     // Two percentiles need four buckets at most; more take several rounds, so that the scratch stays bounded.
-    constexpr std::size_t n_slots = 4;
     for (std::size_t first = 0; first < buckets.size(); first += n_slots) {
-        const std::size_t n_used = std::min(n_slots, buckets.size() - first);
-        std::vector<std::uint8_t> slot_of(n_halves, 0);  // 1 + slot of a wanted bucket
-        for (std::size_t slot = 0; slot < n_used; ++slot) {
-            slot_of[buckets[first + slot]] = static_cast<std::uint8_t>(slot + 1);
-        }
-        const auto count_lower = [&](std::int64_t begin, std::int64_t end, std::uint32_t* counts) {
-            runs.for_each(begin, end, [&](const float* pixels, std::int64_t n, std::int64_t step) {
-                for_each_keys(pixels, n, step, [&](const std::uint32_t* keys, std::int64_t n_keys) {
-                    for (std::int64_t i = 0; i < n_keys; ++i) {
-                        const std::size_t slot = slot_of[keys[i] >> 16];
-                        if (slot != 0) ++counts[(slot - 1) * n_halves + (keys[i] & 0xffffu)];
-                    }
-                });
-            });
-        };
-        const Counts lower = count_in_pieces(runs.size(), n_threads, 1, n_used * n_halves, count_lower);
+        const Buckets wanted(buckets, first);
+        std::uint64_t n_inside = 0;
+        for (std::size_t slot = 0; slot < wanted.n_used; ++slot) n_inside += upper[wanted.halves[slot]];
+        std::vector<std::uint32_t> keys;
+        if (n_inside <= most_collected) keys = collect(runs, n_threads, wanted);
+        Counts lower;
+        if (n_inside <= most_sorted)
+            std::sort(keys.begin(), keys.end());
+        else
+            lower = n_inside <= most_collected ? count_lower(keys, wanted) : count_lower(runs, n_threads, wanted);
         for (std::size_t i = 0; i < ranks.size(); ++i) {
-            const std::size_t slot = slot_of[bucket_of[i]];
-            if (slot == 0) continue;
-            const std::size_t half = find_bucket(lower.data() + (slot - 1) * n_halves, ranks[i]);
-            found[i] = value_of(static_cast<std::uint32_t>(bucket_of[i] << 16 | half));
+            const auto first_key = static_cast<std::uint32_t>(bucket_of[i] << 16);
+            const std::size_t slot = wanted.slot_of(first_key);
+            if (slot == wanted.n_used) continue;
+            const std::uint32_t key =
+                n_inside <= most_sorted
+                    ? *(std::lower_bound(keys.begin(), keys.end(), first_key) + ranks[i])
+                    : first_key | static_cast<std::uint32_t>(find_bucket(lower.data() + slot * n_halves, ranks[i]));
+            found[i] = value_of(key);
         }
     }
 }

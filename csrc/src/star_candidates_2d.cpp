@@ -5,7 +5,7 @@
 #include "star_candidates_2d.hpp"
 
 #include <algorithm>
-#include <cmath>
+#include <cstring>
 #include <vector>
 
 #include "parallel.hpp"
@@ -15,7 +15,33 @@ namespace cellrt {
 namespace {
 
 constexpr float shortest_dist = 1e-3f;   // pixels; StarDist clips here
-constexpr float longest_dist = 1 << 20;  // pixels; beyond it the arithmetic of the suppression would not be exact
+// The bits of 2^20 pixels; beyond it the arithmetic of the suppression would not be exact.
+constexpr std::int32_t longest_bits = 0x49800000;
+constexpr std::int32_t minus_infinity_bits = INT32_MIN + 0x7f800000;
+
+constexpr std::int32_t rays_at_once = 8;
+
+// Lengths of n_rays neighbouring rays at n columns of a row, from planes to where each candidate has its own next to
+// each other. False if one is not finite or too long.
+template <std::int32_t n_rays>
+bool gather_lengths(const float* lengths, std::int64_t plane, const std::int64_t* column, std::int64_t n, float* dist,
+                    std::int32_t n_rays_in_all) {
+    std::int32_t is_unusable = 0;
+    for (std::int64_t i = 0; i < n; ++i) {
+        float some[n_rays];
+        for (std::int32_t ray = 0; ray < n_rays; ++ray) some[ray] = lengths[ray * plane + column[i]];
+        float* const target = dist + i * n_rays_in_all;
+        for (std::int32_t ray = 0; ray < n_rays; ++ray) {
+            // In integers, so that it vectorises. Negative lengths have negative bits, up to those of minus infinity.
+            std::int32_t bits;
+            std::memcpy(&bits, &some[ray], sizeof bits);
+            is_unusable |= static_cast<std::int32_t>(bits > longest_bits);
+            is_unusable |= static_cast<std::int32_t>(bits < 0) & static_cast<std::int32_t>(bits >= minus_infinity_bits);
+            target[ray] = std::max(some[ray], shortest_dist);
+        }
+    }
+    return is_unusable == 0;
+}
 
 }  // namespace
 
@@ -63,15 +89,13 @@ void star_candidates_2d(const float* maps, std::int32_t n_rays, std::int32_t n_c
                 points[2 * (index + i) + 1] = static_cast<std::int32_t>(grid.origin_x + grid.grid_x * column[i]);
             }
             bool usable = true;
-            for (std::int32_t ray = 0; ray < n_rays; ++ray) {
-                const float* const lengths = row_maps + (1 + ray) * plane;
-                float* const target = dist + index * n_rays + ray;
-                for (std::int64_t i = 0; i < n; ++i) {
-                    const float length = lengths[column[i]];
-                    usable &= std::isfinite(length) && length <= longest_dist;
-                    target[i * n_rays] = std::max(length, shortest_dist);
-                }
-            }
+            std::int32_t ray = 0;
+            for (; ray + rays_at_once <= n_rays; ray += rays_at_once)
+                usable &= gather_lengths<rays_at_once>(row_maps + (1 + ray) * plane, plane, column, n,
+                                                       dist + index * n_rays + ray, n_rays);
+            for (; ray < n_rays; ++ray)
+                usable &= gather_lengths<1>(row_maps + (1 + ray) * plane, plane, column, n,
+                                            dist + index * n_rays + ray, n_rays);
             require(usable, CELLRT_ERROR_DATA);
             for (std::int32_t channel = 0; channel < n_class_channels; ++channel) {
                 const float* const probabilities = row_maps + (1 + n_rays + channel) * plane;

@@ -4,23 +4,28 @@
 // dozens of candidates all but the first meet their suppressor as the first polygon they look at, so nearly every
 // candidate costs one comparison, however many there are. In three steps, cheapest first:
 //   1. a grid of the kept polygons' boxes gives those whose box it touches, the closest centre first;
-//   2. row profiles of both polygons bound the intersection area from below and above: enough for most pairs;
+//   2. octagons around both polygons bound the intersection area from below and above, and where that does not decide,
+//      row profiles do (star_profile_2d.cpp): enough for most pairs;
 //   3. a sweep computes the area that the original's polygon clipper would (star_overlap_2d.cpp).
 // Ranks are cut into chunks. Within a chunk, all candidates are tested against the polygons kept before it, in
-// parallel; those left over, few, are then tested one after the other against the polygons kept since. So which pairs
-// are compared, and what is looked at to find them, depends on the ranks only, and neither the result nor the count of
-// pairs on the number of threads.
+// parallel, and in the order in which they lie in memory, which is mostly that of the image: what one looks at is still
+// in the cache when the next one comes. Those left over, few, are then tested one after the other, by rank, against the
+// polygons kept since. So which pairs are compared, and what is looked at to find them, depends on the candidates and
+// their order only, and neither the result nor the count of pairs on the number of threads.
 #include "star_nms_2d.hpp"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <cstring>
 #include <memory>
 #include <utility>
 
+#include "instruction_set.hpp"
 #include "parallel.hpp"
 #include "star_overlap_2d.hpp"
+#include "star_profile_2d.hpp"
 #include "status.hpp"
 
 namespace cellrt {
@@ -28,57 +33,35 @@ namespace {
 
 constexpr float longest_ray = 1048576.0F;          // 2^20 pixels
 constexpr std::int32_t farthest_point = 1 << 30;   // pixels
-constexpr std::int32_t most_profile_rows = 256;    // taller polygons go straight to the sweep
 constexpr std::int64_t looks_per_pair = 64;         // cells and boxes that take as long as comparing two profiles
-constexpr std::int32_t widest_profile = 1 << 14;   // pixels: sums of profiles stay exact to far below a pixel
+constexpr std::int64_t fewest_to_free = 4096;       // fewer stay in the cache in any order
+constexpr std::int64_t uncounted_pairs = 1024;      // threads add up what they did now and then
 
-using Rank = std::uint32_t;
+using Index = std::uint32_t;  // of a candidate
 
-struct Candidates {
-    const float* dist;
+// Candidates in blocks of 2^block_bits, the last one shorter: parts of one array, or what StarNms2D holds.
+struct CandidateBlock {
+    const float *prob, *dist;
     const std::int32_t* points;
+};
+struct Candidates {
+    const CandidateBlock* blocks;
+    int block_bits;
     std::int32_t n_rays;
-    const Rank* order;  // candidate of each rank
     std::int64_t n;
-};
 
-struct Box {
-    std::int32_t y_first, x_first, y_last, x_last;  // closed
-};
-
-bool touch(const Box& a, const Box& b) {
-    return a.y_first <= b.y_last && b.y_first <= a.y_last && a.x_first <= b.x_last && b.x_first <= a.x_last;
-}
-
-// Directions of the rays in float32, as the original computes them; sin and cos in double and rounded once, so that
-// they are the same on every platform.
-struct Rays {
-    std::vector<float> sine, cosine;
-    explicit Rays(std::int32_t n_rays) : sine(static_cast<std::size_t>(n_rays)), cosine(sine.size()) {
-        const auto step = static_cast<float>(2 * 3.14159265358979323846 / n_rays);
-        for (std::size_t k = 0; k < sine.size(); ++k) {
-            const float angle = step * static_cast<float>(k);
-            sine[k] = static_cast<float>(std::sin(static_cast<double>(angle)));
-            cosine[k] = static_cast<float>(std::cos(static_cast<double>(angle)));
-        }
+    const CandidateBlock& block(Index candidate) const { return blocks[candidate >> block_bits]; }
+    std::size_t place(Index candidate) const { return candidate & ((Index{1} << block_bits) - 1); }
+    const float* dist(Index candidate) const {
+        return block(candidate).dist + place(candidate) * static_cast<std::size_t>(n_rays);
     }
+    float prob(Index candidate) const { return block(candidate).prob[place(candidate)]; }
+    const std::int32_t* point(Index candidate) const { return block(candidate).points + 2 * place(candidate); }
 };
 
-// inverse_height[dy] = 1 / dy for the edges of polygons that have a profile.
-struct InverseHeights {
-    float values[2 * most_profile_rows + 1];
-    InverseHeights() : values() {
-        for (std::int32_t dy = 1; dy <= most_profile_rows; ++dy) {
-            values[most_profile_rows + dy] = 1.0F / static_cast<float>(dy);
-            values[most_profile_rows - dy] = -1.0F / static_cast<float>(dy);
-        }
-    }
-    float operator[](std::int32_t dy) const noexcept { return values[most_profile_rows + dy]; }
-};
-const InverseHeights inverse_height;
-
-// Start loading what is needed soon: candidates come in rank order, which is no order in memory.
-inline void prefetch(const void* address) {
+// Start loading what is needed soon. To be inlined by force: GCC takes a function that does nothing else for one
+// without effects, and drops calls of it.
+CELLRT_INLINE void prefetch(const void* address) {
 #if defined(__GNUC__) || defined(__clang__)
     __builtin_prefetch(address);
 #else
@@ -86,228 +69,240 @@ inline void prefetch(const void* address) {
 #endif
 }
 
-// ---- One polygon ----------------------------------------------------------------------------------------------
+// ---- Ranks ----------------------------------------------------------------------------------------------------
 
-// What the comparison of two polygons needs to know about each, besides its row profile.
-struct Summary {
-    Box box;
-    std::int32_t y, x;   // centre
-    float area;          // float32 as the original sums it
-    bool has_profile;
-    float slack_below;   // see bound_overlap()
-    float slack_above;
+std::int32_t bits_of(float value) {
+    std::int32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+// A key whose ascending order is the descending order of the probability; -0 and +0 are equal.
+std::uint32_t descending_key(float prob) {
+    const auto bits = static_cast<std::uint32_t>(bits_of(prob + 0.0F));
+    return bits & 0x80000000U ? bits : ~bits & 0x7FFFFFFFU;
+}
+
+// Which candidate of two with the same probability comes first: the one with the smaller index, or the one whose point
+// comes first by rows, and only of equal points the one with the smaller index.
+enum class Ties { by_index, by_rows };
+
+struct Ranked {
+    std::uint32_t key;
+    Index candidate;
 };
 
-// Vertices and row profile of one candidate; scratch of one thread.
-class Shape {
-public:
-    Summary summary;
-    std::vector<Vertex> vertices;    // n_rays, and the first once more
-    std::vector<float> left, right;  // per row of the box but the last: see trace_profile()
-
-    void trace(const Candidates& candidates, const Rays& rays, Rank candidate);
-    void trace_profile();
-
-private:
-    std::vector<std::int32_t> edges_in_row_;
-};
-
-void Shape::trace(const Candidates& candidates, const Rays& rays, Rank candidate) {
-    const auto n = static_cast<std::size_t>(candidates.n_rays);
-    vertices.resize(n + 1);
-    const float* const dist = candidates.dist + std::size_t{candidate} * n;
-    summary.y = candidates.points[2 * std::size_t{candidate}];
-    summary.x = candidates.points[2 * std::size_t{candidate} + 1];
-    const auto y = static_cast<float>(summary.y), x = static_cast<float>(summary.x);
-    for (std::size_t k = 0; k < n; ++k) {
-        // The conversion truncates towards zero, as the original's does. |y| < 2^30 + 2^21: it fits.
-        vertices[k].y = static_cast<std::int32_t>(y + dist[k] * rays.sine[k]);
-        vertices[k].x = static_cast<std::int32_t>(x + dist[k] * rays.cosine[k]);
+bool comes_first(const Candidates& candidates, Ties ties, const Ranked& a, const Ranked& b) {
+    if (a.key != b.key) return a.key < b.key;
+    if (ties == Ties::by_rows) {
+        const std::int32_t* const p = candidates.point(a.candidate);
+        const std::int32_t* const q = candidates.point(b.candidate);
+        if (p[0] != q[0]) return p[0] < q[0];
+        if (p[1] != q[1]) return p[1] < q[1];
     }
+    return a.candidate < b.candidate;
+}
 
-    vertices[n] = vertices[0];
-
-    Box box{vertices[0].y, vertices[0].x, vertices[0].y, vertices[0].x};
-    for (const Vertex& vertex : vertices) {
-        box.y_first = std::min(box.y_first, vertex.y);
-        box.x_first = std::min(box.x_first, vertex.x);
-        box.y_last = std::max(box.y_last, vertex.y);
-        box.x_last = std::max(box.x_last, vertex.x);
+// Sorts candidates, given in ascending order, into the order of their ranks. `sorted` is scratch.
+void sort_by_rank(const Candidates& candidates, Ties ties, std::vector<Ranked>& entries, std::vector<Ranked>& sorted) {
+    // A radix sort is stable.
+    constexpr int digit_bits = 11, n_digits = 3;
+    constexpr std::uint32_t digits = 1 << digit_bits;
+    const auto digit = [](const Ranked& entry, int place) { return entry.key >> (place * digit_bits) & (digits - 1); };
+    const auto comes_before = [&](const Ranked& a, const Ranked& b) {
+        return comes_first(candidates, ties, a, b);
+    };
+    if (entries.size() < digits) {
+        std::sort(entries.begin(), entries.end(), comes_before);
+        return;
     }
-    summary.box = box;
-    summary.has_profile = false;
-
-    // The original adds up float32 values of the integers x y' - y x'. While the sum of their magnitudes is below 2^24
-    // every partial sum is exact and any way to the same area will do: each of the n terms equals
-    // x (y' - y) - y (x' - x), at most the farthest coordinate times the two sides of the box.
-    const std::int64_t height = std::int64_t{box.y_last} - box.y_first, width = std::int64_t{box.x_last} - box.x_first;
-    const std::int64_t farthest = std::max({std::abs(std::int64_t{box.y_first}), std::abs(std::int64_t{box.y_last}),
-                                            std::abs(std::int64_t{box.x_first}), std::abs(std::int64_t{box.x_last})});
-    if (farthest * (height + width) < 16777216 / static_cast<std::int64_t>(n)) {
-        std::int32_t twice_area = 0;
-        const auto term = [](Vertex a, Vertex b) { return a.x * (b.y - a.y) - a.y * (b.x - a.x); };
-        for (std::size_t k = 0; k < n; ++k) twice_area += term(vertices[k], vertices[k + 1]);
-        summary.area = 0.5F * static_cast<float>(std::abs(twice_area));
-    } else {
-        float twice_area = 0;
-        for (std::size_t k = 0; k < n; ++k) {
-            const Vertex a = vertices[k], b = vertices[k + 1];
-            twice_area += static_cast<float>(std::int64_t{a.x} * b.y - std::int64_t{a.y} * b.x);
-        }
-        summary.area = static_cast<float>(0.5 * std::fabs(static_cast<double>(twice_area)));
+    sorted.resize(entries.size());
+    std::vector<std::uint32_t> counts(n_digits * digits);
+    for (const Ranked& entry : entries)
+        for (int place = 0; place < n_digits; ++place)
+            ++counts[static_cast<std::uint32_t>(place) * digits + digit(entry, place)];
+    for (int place = 0; place < n_digits; ++place) {
+        std::uint32_t* const begin = counts.data() + static_cast<std::uint32_t>(place) * digits;
+        std::uint32_t sum = 0;
+        for (std::uint32_t value = 0; value < digits; ++value) sum += std::exchange(begin[value], sum);
+        for (const Ranked& entry : entries) sorted[begin[digit(entry, place)]++] = entry;
+        entries.swap(sorted);
+    }
+    if (ties == Ties::by_index) return;
+    for (std::size_t begin = 0, end; begin < entries.size(); begin = end) {
+        end = begin + 1;
+        while (end < entries.size() && entries[end].key == entries[begin].key) ++end;
+        if (end - begin > 1)
+            std::sort(entries.begin() + static_cast<std::ptrdiff_t>(begin),
+                      entries.begin() + static_cast<std::ptrdiff_t>(end), comes_before);
     }
 }
 
-// Where the polygon's leftmost and rightmost edges cross the middle of each row [y, y + 1], relative to the centre; and
-// how far that can be from the polygon. All vertices lie on rows' borders, so edges are straight within a row.
-void Shape::trace_profile() {
-    const Box& box = summary.box;
-    const std::int64_t height = std::int64_t{box.y_last} - box.y_first;
-    if (height > most_profile_rows || std::int64_t{box.x_last} - box.x_first > widest_profile) return;
-    const auto n_rows = static_cast<std::int32_t>(height);
-    left.resize(static_cast<std::size_t>(n_rows));
-    right.resize(static_cast<std::size_t>(n_rows));
+// All candidates in chunks: each has higher ranks than the next, and lists its candidates in ascending order. Chunks
+// become longer, as more is kept: what conflicts within one stays little, and so do the times that threads are started.
+// They end between values of the probability, so a value that is very frequent can make one as long as it likes.
+class Chunks {
+public:
+    explicit Chunks(const Candidates& candidates);
 
-    // Of the edges that are not horizontal: summed |dy|, summed |dx|, summed max(0, |dx| - |dy|).
-    const auto n = static_cast<std::int32_t>(vertices.size()) - 1;  // the first vertex stands once more at the end
-    const Vertex* const corner = vertices.data();
-    std::int32_t rise = 0, run = 0, shallow_run = 0;
-    for (std::int32_t k = 0; k < n; ++k) {
-        const std::int32_t dy = std::abs(corner[k + 1].y - corner[k].y), dx = std::abs(corner[k + 1].x - corner[k].x);
-        rise += dy;
-        run += dy != 0 ? dx : 0;
-        shallow_run += dy != 0 && dx > dy ? dx - dy : 0;
-    }
+    std::size_t size() const noexcept { return begins_.size() - 1; }
+    const Index* begin(std::size_t chunk) const noexcept { return members_.get() + begins_[chunk]; }
 
-    // visit(row, x, goes_down) for every row of every edge
-    const auto for_each_row = [&](const auto& visit) {
-        for (std::int32_t k = 0; k < n; ++k) {
-            const std::int32_t dy = corner[k + 1].y - corner[k].y;
-            if (dy == 0) continue;
-            const Vertex& top = corner[dy > 0 ? k : k + 1];
-            const float slope = static_cast<float>(corner[k + 1].x - corner[k].x) * inverse_height[dy];
-            float x = static_cast<float>(top.x - summary.x) + 0.5F * slope;
-            const std::int32_t first = top.y - box.y_first, last = first + std::abs(dy);
-            for (std::int32_t row = first; row < last; ++row) {
-                visit(static_cast<std::size_t>(row), x, dy > 0);
-                x += slope;
-            }
+private:
+    static constexpr std::uint64_t shortest = 512, growth = 4;
+    static constexpr int bucket_bits = 16;
+
+    std::unique_ptr<Index[]> members_;
+    std::vector<std::uint32_t> begins_;  // of each chunk, and the end of the last
+};
+
+Chunks::Chunks(const Candidates& candidates) : members_(new Index[static_cast<std::size_t>(candidates.n)]) {
+    std::uint32_t first = UINT32_MAX, last = 0;
+    const auto for_each_key = [&](const auto& visit) {
+        for (std::int64_t i = 0; i < candidates.n; ++i) {
+            const auto candidate = static_cast<Index>(i);
+            visit(candidate, descending_key(candidates.prob(candidate)));
         }
     };
-    float hollow = 0;  // what lies between leftmost and rightmost edge and may not belong to the polygon
-    if (rise == 2 * n_rows) {  // once down and once up, the usual case: two edges in every row
-        float* const sides[2] = {left.data(), right.data()};
-        for_each_row([&](std::size_t row, float x, bool down) { sides[down][row] = x; });
-        for (std::size_t row = 0; row < left.size(); ++row) {
-            const float up = sides[0][row], down = sides[1][row];
-            sides[0][row] = std::min(up, down);
-            sides[1][row] = std::max(up, down);
-        }
-    } else {
-        std::fill(left.begin(), left.end(), 2.0F * widest_profile);
-        std::fill(right.begin(), right.end(), -2.0F * widest_profile);
-        edges_in_row_.assign(left.size(), 0);
-        for_each_row([&](std::size_t row, float x, bool) {
-            left[row] = std::min(left[row], x);
-            right[row] = std::max(right[row], x);
-            ++edges_in_row_[row];
-        });
-        for (std::size_t row = 0; row < left.size(); ++row)
-            if (edges_in_row_[row] > 2) hollow += right[row] - left[row];
+    for_each_key([&](Index, std::uint32_t key) {
+        first = std::min(first, key);
+        last = std::max(last, key);
+    });
+    int shift = 0;
+    while (((last - first) >> shift) >> bucket_bits != 0) ++shift;
+    std::vector<std::uint32_t> counts(candidates.n > 0 ? ((last - first) >> shift) + 1 : 0);
+    for_each_key([&](Index, std::uint32_t key) { ++counts[(key - first) >> shift]; });
+
+    // counts becomes the chunk of each bucket.
+    std::uint32_t sum = 0;
+    begins_.push_back(0);
+    for (std::uint32_t& count : counts) {
+        if (sum - begins_.back() >= std::max(shortest, growth * begins_.back())) begins_.push_back(sum);
+        sum += std::exchange(count, static_cast<std::uint32_t>(begins_.size() - 1));
     }
-    summary.slack_above = 0.125F * static_cast<float>(run) + 0.5F * static_cast<float>(shallow_run) +
-                          6.0F * static_cast<float>(rise - 2 * n_rows);
-    summary.slack_below = summary.slack_above + hollow;
-    summary.has_profile = true;
+    std::vector<std::uint32_t> next = begins_;
+    begins_.push_back(sum);
+    for_each_key([&](Index candidate, std::uint32_t key) {
+        members_[next[counts[(key - first) >> shift]]++] = candidate;
+    });
+    if (candidates.n == 0) begins_.pop_back();
 }
 
 // ---- Kept polygons --------------------------------------------------------------------------------------------
 
-struct Kept {
-    Summary summary;
-    Rank candidate;
-    std::uint32_t next_in_cell;  // one more than its index, 0 at the end
-    std::size_t profile;         // where its left and right profile begin
+// A vector whose elements never move: it grows by blocks, and needs no memory for copies of itself.
+template <typename Element>
+class Pool {
+public:
+    std::size_t size() const noexcept { return size_; }
+    Element& operator[](std::size_t index) noexcept { return blocks_[index / block_size][index % block_size]; }
+    const Element& operator[](std::size_t index) const noexcept {
+        return blocks_[index / block_size][index % block_size];
+    }
+    void push_back(const Element& element) {
+        if (size_ == blocks_.size() * block_size)
+            blocks_.push_back(std::unique_ptr<Element[]>(new Element[block_size]));
+        (*this)[size_++] = element;
+    }
+
+private:
+    static constexpr std::size_t block_size = 1024;
+    std::vector<std::unique_ptr<Element[]>> blocks_;
+    std::size_t size_ = 0;
 };
+
+struct alignas(64) Kept {  // a cache line
+    StarSummary summary;
+    Index candidate;
+    std::uint32_t next_in_cell;  // one more than its index, 0 at the end
+};
+static_assert(sizeof(Kept) == 64, "a kept polygon is meant to fill a cache line");
 
 // The kept polygons, and a hierarchy of uniform grids over their boxes: a polygon is listed once, in the cell of its
 // box's first corner, in the grid whose cells are just as large as the longer side of its box. A box of side s can
 // touch only polygons listed in the (s / cell + 2)^2 cells around it, so one huge polygon costs nobody else anything.
+// Cells lie in memory by squares, so that those around a box are next to each other.
 class KeptPolygons {
 public:
     std::size_t size() const noexcept { return kept_.size(); }
     const Kept& operator[](std::size_t index) const noexcept { return kept_[index]; }
-    const float* left(const Kept& kept) const noexcept { return profiles_.data() + kept.profile; }
-    const float* right(const Kept& kept) const noexcept {
-        return left(kept) + (kept.summary.box.y_last - kept.summary.box.y_first);
-    }
 
-    void add(const Shape& shape, Rank candidate);
+    void add(const StarSummary& summary, Index candidate);
 
-    // visit(index) for each kept polygon from `first` on whose box touches `box`. Returns how many cells and boxes were
-    // looked at for that: most of the work where long boxes share cells and do not touch.
+    // visit(index) for each kept polygon from `first` on whose box touches `box`, until it returns false. Returns how
+    // many cells and boxes were looked at for that: most of the work where long boxes share cells and do not touch.
     template <typename Visit>
-    std::int64_t visit_touching(const Box& box, std::size_t first, const Visit& visit) const;
+    std::int64_t visit_touching(const VertexBox& box, std::size_t first, const Visit& visit) const;
 
 private:
     static constexpr int finest = 3, n_levels = 24;  // cells of 2^level pixels
+    static constexpr int square_bits = 2;            // 4 x 4 cells
+    static constexpr std::int64_t square_side = 1 << square_bits;
 
-    struct Cell {
-        std::uint64_t key;
-        std::uint32_t head;  // one more than the index of its latest polygon; 0: an empty slot
+    struct alignas(64) Square {  // a cache line
+        std::uint32_t heads[square_side * square_side];  // one more than the index of a cell's latest polygon; 0: none
     };
-    static std::uint64_t cell_key(int level, std::int64_t row, std::int64_t column) {
-        // |row| < 2^29 at level 3.
-        const auto positive = [](std::int64_t index) { return static_cast<std::uint64_t>(index + (1 << 29)); };
+    struct Slot {
+        std::uint64_t key;
+        std::uint32_t square;  // one more than its index; 0: an empty slot
+    };
+    static std::uint64_t square_key(int level, std::int64_t row, std::int64_t column) {
+        // |row| < 2^27 at level 3.
+        const auto positive = [](std::int64_t index) { return static_cast<std::uint64_t>(index + (1 << 27)); };
         return (positive(row) << 35) | (positive(column) << 5) | static_cast<std::uint64_t>(level);
+    }
+    static std::size_t cell_in_square(std::int64_t row, std::int64_t column) {
+        constexpr std::int64_t mask = square_side - 1;
+        return static_cast<std::size_t>((row & mask) * square_side + (column & mask));
     }
     std::size_t slot(std::uint64_t key) const {
         // Multiplication carries the low bits of both factors up; the row's bits are folded down to them first.
-        const std::size_t mask = cells_.size() - 1;
+        const std::size_t mask = slots_.size() - 1;
         std::size_t index = static_cast<std::size_t>(((key ^ (key >> 33)) * 0x9E3779B97F4A7C15U) >> 32) & mask;
-        while (cells_[index].head != 0 && cells_[index].key != key) index = (index + 1) & mask;
+        while (slots_[index].square != 0 && slots_[index].key != key) index = (index + 1) & mask;
         return index;
     }
+    std::uint32_t& head_of_cell(int level, std::int64_t row, std::int64_t column);
 
-    std::vector<Kept> kept_;
-    std::vector<float> profiles_;
-    std::vector<Cell> cells_ = std::vector<Cell>(64, Cell{0, 0});  // open addressing, a power of two
-    std::size_t n_cells_ = 0;
+    Pool<Kept> kept_;
+    Pool<Square> squares_;
+    std::vector<Slot> slots_ = std::vector<Slot>(64, Slot{0, 0});  // open addressing, a power of two
     std::vector<std::uint32_t> in_level_[n_levels];
 };
 
-void KeptPolygons::add(const Shape& shape, Rank candidate) {
-    const Box& box = shape.summary.box;
-    const std::int64_t side = std::max(std::int64_t{box.y_last} - box.y_first, std::int64_t{box.x_last} - box.x_first);
+std::uint32_t& KeptPolygons::head_of_cell(int level, std::int64_t row, std::int64_t column) {
+    if (2 * (squares_.size() + 1) > slots_.size()) {
+        std::vector<Slot> old(2 * slots_.size(), Slot{0, 0});
+        old.swap(slots_);
+        for (const Slot& entry : old)
+            if (entry.square != 0) slots_[slot(entry.key)] = entry;
+    }
+    const std::uint64_t key = square_key(level, row >> square_bits, column >> square_bits);
+    Slot& found = slots_[slot(key)];
+    if (found.square == 0) {
+        squares_.push_back(Square{});
+        found = {key, static_cast<std::uint32_t>(squares_.size())};
+    }
+    return squares_[found.square - 1].heads[cell_in_square(row, column)];
+}
+
+void KeptPolygons::add(const StarSummary& summary, Index candidate) {
+    const VertexBox& box = summary.box;
+    const std::int64_t side = std::max(box.height(), box.width());
     int level = finest;
     while ((std::int64_t{1} << level) < side) ++level;
-    if (2 * (n_cells_ + 1) > cells_.size()) {
-        std::vector<Cell> old(2 * cells_.size(), Cell{0, 0});
-        old.swap(cells_);
-        for (const Cell& cell : old)
-            if (cell.head != 0) cells_[slot(cell.key)] = cell;
-    }
-    Cell& cell = cells_[slot(cell_key(level, std::int64_t{box.y_first} >> level, std::int64_t{box.x_first} >> level))];
-    Kept kept{shape.summary, candidate, cell.head, profiles_.size()};
-    if (shape.summary.has_profile) {
-        profiles_.insert(profiles_.end(), shape.left.begin(), shape.left.end());
-        profiles_.insert(profiles_.end(), shape.right.begin(), shape.right.end());
-    }
-    kept_.push_back(kept);
-    in_level_[level].push_back(static_cast<std::uint32_t>(kept_.size() - 1));
-    if (cell.head == 0) {
-        cell.key = cell_key(level, std::int64_t{box.y_first} >> level, std::int64_t{box.x_first} >> level);
-        ++n_cells_;
-    }
-    cell.head = static_cast<std::uint32_t>(kept_.size());
+    std::uint32_t& head = head_of_cell(level, std::int64_t{box.y_first} >> level, std::int64_t{box.x_first} >> level);
+    in_level_[level].push_back(static_cast<std::uint32_t>(kept_.size()));
+    kept_.push_back({summary, candidate, head});
+    head = static_cast<std::uint32_t>(kept_.size());
 }
 
 template <typename Visit>
-std::int64_t KeptPolygons::visit_touching(const Box& box, std::size_t first, const Visit& visit) const {
+std::int64_t KeptPolygons::visit_touching(const VertexBox& box, std::size_t first, const Visit& visit) const {
     std::int64_t n_looks = 0;
     const auto look = [&](std::uint32_t index) {
         ++n_looks;
-        if (touch(kept_[index].summary.box, box)) visit(index);
+        return !kept_[index].summary.box.touches(box) || visit(index);
     };
     for (int level = finest; level < n_levels; ++level) {
         const std::vector<std::uint32_t>& in_level = in_level_[level];
@@ -319,19 +314,29 @@ std::int64_t KeptPolygons::visit_touching(const Box& box, std::size_t first, con
         const std::int64_t column_end = (std::int64_t{box.x_last} >> level) + 1;
         const std::int64_t n_here = static_cast<std::int64_t>(in_level.size());
         // Both factors are below 2^20 even for the largest box over the finest cells.
-        if ((row_end - row_begin) * (column_end - column_begin) >= n_here) {
-            for (auto index = in_level.rbegin(); index != in_level.rend() && *index >= first; ++index) look(*index);
+        const std::int64_t n_cells = (row_end - row_begin) * (column_end - column_begin);
+        if (n_cells >= n_here) {
+            for (auto index = in_level.rbegin(); index != in_level.rend() && *index >= first; ++index)
+                if (!look(*index)) return n_looks;
             continue;
         }
-        n_looks += (row_end - row_begin) * (column_end - column_begin);
-        for (std::int64_t row = row_begin; row < row_end; ++row)
-            for (std::int64_t column = column_begin; column < column_end; ++column) {
-                // Latest first, so the list can be left at the first that is too old.
-                std::uint32_t next = cells_[slot(cell_key(level, row, column))].head;
-                while (next > first) {
-                    look(next - 1);
-                    next = kept_[next - 1].next_in_cell;
-                }
+        n_looks += n_cells;
+        for (std::int64_t y = row_begin >> square_bits; y <= (row_end - 1) >> square_bits; ++y)
+            for (std::int64_t x = column_begin >> square_bits; x <= (column_end - 1) >> square_bits; ++x) {
+                const std::uint32_t found = slots_[slot(square_key(level, y, x))].square;
+                if (found == 0) continue;
+                const Square& square = squares_[found - 1];
+                const std::int64_t y_end = std::min(row_end, (y + 1) * square_side);
+                const std::int64_t x_end = std::min(column_end, (x + 1) * square_side);
+                for (std::int64_t row = std::max(row_begin, y * square_side); row < y_end; ++row)
+                    for (std::int64_t column = std::max(column_begin, x * square_side); column < x_end; ++column) {
+                        // Latest first, so the list can be left at the first that is too old.
+                        std::uint32_t next = square.heads[cell_in_square(row, column)];
+                        while (next > first) {
+                            if (!look(next - 1)) return n_looks;
+                            next = kept_[next - 1].next_in_cell;
+                        }
+                    }
             }
     }
     return n_looks;
@@ -339,65 +344,50 @@ std::int64_t KeptPolygons::visit_touching(const Box& box, std::size_t first, con
 
 // ---- Comparing two polygons -----------------------------------------------------------------------------------
 
-struct Bounds {
-    double below, above;
+// Which polygon suppressed the last candidate nearby: most likely it suppresses the next one too.
+class LastSuppressors {
+public:
+    void clear() { indices_.fill(none); }
+    std::uint32_t& near(std::int32_t y, std::int32_t x) {
+        return indices_[static_cast<std::size_t>((y >> cell_bits) * 37 + (x >> cell_bits)) % indices_.size()];
+    }
+
+    static constexpr std::uint32_t none = UINT32_MAX;
+
+private:
+    static constexpr int cell_bits = 4;  // 8 x 8 pixels
+    std::array<std::uint32_t, 2048> indices_;
 };
 
-// Bounds of the area that OverlapSweep computes, from the row profiles of both polygons: the sum over all rows of what
-// the two intervals in the middle of the row have in common, give or take
-//   - 1/8 of the summed |dx| of the edges, because the common part is not linear within a row where two edges cross:
-//     the integral of |a - b| over a row with a crossing in its middle is a quarter of the difference of the slopes;
-//   - below only, all of the rows in which a polygon has more than two edges, since it may be hollow there ("hollow");
-//   - what the sweep's rounding moves. It keeps the edges in the order of their x rounded at every scanline, so an edge
-//     that stands for its neighbour is within 1 pixel of it, and a piece of the boundary ends within 1.5 pixels of its
-//     edge, or for an unclamped crossing of an edge of slope s within (1 + s) / 2. The result's left and right boundary
-//     hence lose at most 1.5 pixels each per row and gain at most 2.5, plus max(0, |dx| - |dy|) / 2 for each shallow
-//     edge; each further pair of edges in a row adds 2 * 2.5 pixels and what it takes from the rows counted with two,
-//     together below 6 per edge and row ("6 * extra_rise").
-// The argument treats one crossing at a time; several within one scanbeam are covered by trials, not by a proof.
-Bounds bound_overlap(const Summary& a, const float* a_left, const float* a_right, const Summary& b, const float* b_left,
-                     const float* b_right) {
-    const std::int32_t row_begin = std::max(a.box.y_first, b.box.y_first);
-    const std::int32_t row_end = std::min(a.box.y_last, b.box.y_last);
-    const auto shift = static_cast<float>(b.x - a.x);
-    a_left += row_begin - a.box.y_first;
-    a_right += row_begin - a.box.y_first;
-    b_left += row_begin - b.box.y_first;
-    b_right += row_begin - b.box.y_first;
-    constexpr std::int32_t lanes = 8;  // independent sums, so that the compiler may use vectors
-    float sums[lanes] = {0, 0, 0, 0, 0, 0, 0, 0};
-    const std::int32_t rows = row_end - row_begin;
-    const auto common = [&](std::int32_t row) {
-        const float left = std::max(a_left[row], b_left[row] + shift);
-        const float right = std::min(a_right[row], b_right[row] + shift);
-        return std::max(0.0F, right - left);
-    };
-    std::int32_t row = 0;
-    for (; row + lanes <= rows; row += lanes)
-        for (std::int32_t lane = 0; lane < lanes; ++lane) sums[lane] += common(row + lane);
-    for (; row < rows; ++row) sums[row % lanes] += common(row);
-    double sum = 0;
-    for (const float lane_sum : sums) sum += static_cast<double>(lane_sum);
-    const double n_rows = std::max(rows, 0);
-    return {sum - (3 * n_rows + 0.5) - static_cast<double>(a.slack_below + b.slack_below),
-            sum + (5 * n_rows + 0.5) + static_cast<double>(a.slack_above + b.slack_above)};
-}
-
 struct Scratch {
-    Shape shape;
-    Outline outline, other_outline;
-    Shape other;
+    LastSuppressors last;
+    StarShape shape;
+    StarShape kept;                                      // that of the kept polygon compared last in detail
+    std::uint32_t kept_index = LastSuppressors::none;  // which one
+    bool kept_outline_is_ready = false;
+    Outline outline, kept_outline;
     OverlapSweep sweep;
     std::vector<std::pair<std::int64_t, std::uint32_t>> neighbours;  // squared distance of centres, index
+    std::vector<Vertex> vertices;
+    std::int64_t n_pairs = 0;  // compared and not yet counted
+
+    void assign(Outline& to, const StarShape& from) {
+        vertices.clear();
+        for (std::int32_t k = 0; k < from.n_vertices(); ++k)
+            vertices.push_back({from.vertices_y()[k], from.vertices_x()[k]});
+        to.assign(vertices.data(), from.n_vertices());
+    }
 };
 
 class Suppression {
 public:
-    Suppression(const Candidates& candidates, float nms_thresh, std::int64_t max_pairs, const std::int32_t* cancel)
-        : candidates_(candidates), rays_(candidates.n_rays), nms_thresh_(nms_thresh), max_pairs_(max_pairs),
-          cancel_(cancel) {}
+    Suppression(const Candidates& candidates, Ties ties, float nms_thresh, std::int64_t max_pairs,
+                const std::int32_t* cancel)
+        : candidates_(candidates), ties_(ties), rays_(candidates.n_rays), nms_thresh_(nms_thresh),
+          max_pairs_(max_pairs), cancel_(cancel) {}
 
-    std::vector<Rank> run(int n_threads);
+    // The survivors, best first.
+    std::vector<Index> run(int n_threads);
 
 private:
     void poll() const {
@@ -406,8 +396,22 @@ private:
     bool exceeds(double intersection, double smaller) const {
         return static_cast<float>(intersection / smaller) > nms_thresh_;
     }
-    bool suppresses(const Kept& kept, Scratch& scratch, bool* outline_ready) const;
-    bool suppressed(Rank candidate, std::size_t first_kept, Scratch& scratch);
+    void trace(Index candidate, StarShape& shape) const {
+        const std::int32_t* const point = candidates_.point(candidate);
+        shape.trace(candidates_.dist(candidate), point[0], point[1], rays_);
+    }
+    CELLRT_INLINE void prefetch_candidate(Index candidate) const {
+        const float* const dist = candidates_.dist(candidate);
+        const std::int32_t n_soon = std::min(candidates_.n_rays, 64);
+        for (std::int32_t k = 0; k < n_soon; k += 16) prefetch(dist + k);
+        prefetch(dist + n_soon - 1);
+        prefetch(candidates_.point(candidate));
+    }
+    bool suppresses(std::uint32_t index, Scratch& scratch, bool* outline_is_ready) const;
+    std::uint32_t suppressor_of(Index candidate, std::size_t first_kept, std::uint32_t likely, Scratch& scratch);
+    void test_against_kept(const Index* chunk, std::int64_t n, int n_threads);
+    void keep_free(std::vector<Ranked>& left_over, std::vector<Ranked>& survivors, Scratch& scratch, int n_threads);
+    void count(Scratch& scratch) { count(std::exchange(scratch.n_pairs, 0)); }
     void count(std::int64_t n_pairs) {
         const std::int64_t before = n_pairs_.fetch_add(n_pairs, std::memory_order_relaxed);
         require(before + n_pairs <= max_pairs_, CELLRT_ERROR_CAPACITY);
@@ -416,63 +420,97 @@ private:
     void return_scratch(std::unique_ptr<Scratch> scratch);
 
     const Candidates candidates_;
-    const Rays rays_;
+    const Ties ties_;
+    const RayDirections rays_;
     const float nms_thresh_;
     const std::int64_t max_pairs_;
     const std::int32_t* const cancel_;
+    std::vector<std::uint8_t> is_left_over_;  // of each candidate of a chunk: no polygon kept before it suppresses it
     KeptPolygons kept_;
     std::atomic<std::int64_t> n_pairs_{0};
     std::mutex scratch_mutex_;
     std::vector<std::unique_ptr<Scratch>> free_scratch_;
 };
 
-bool Suppression::suppresses(const Kept& kept, Scratch& scratch, bool* outline_ready) const {
-    const Summary& one = kept.summary;
-    const Summary& other = scratch.shape.summary;
-    const double smaller = std::min(static_cast<double>(one.area) + 1e-10, static_cast<double>(other.area) + 1e-10);
+bool Suppression::suppresses(std::uint32_t index, Scratch& scratch, bool* outline_is_ready) const {
+    const StarSummary& other = scratch.shape.summary;
+    const double area = kept_[index].summary.area;
+    const double smaller = std::min(area + 1e-10, static_cast<double>(other.area) + 1e-10);
     const double limit = static_cast<double>(nms_thresh_) * smaller;
     // The quotient is rounded to float32 before it is compared: 1e-6 is more than that rounding.
+    const auto is_above = [limit](const AreaBounds& bounds) { return bounds.below > limit * (1 + 1e-6); };
+    const auto is_below = [limit](const AreaBounds& bounds) { return bounds.above < limit * (1 - 1e-6); };
+    if (kept_[index].summary.has_octagon && other.has_octagon) {
+        const AreaBounds bounds = bound_by_octagons(kept_[index].summary, other);
+        if (is_above(bounds)) return true;
+        if (is_below(bounds)) return false;
+    }
+
+    // Candidates that lie next to each other mostly meet the same polygon: its shape stays for the next one.
+    if (scratch.kept_index != index) {
+        scratch.kept_index = LastSuppressors::none;
+        trace(kept_[index].candidate, scratch.kept);
+        scratch.kept.trace_profile();
+        scratch.kept_outline_is_ready = false;
+        scratch.kept_index = index;
+    }
+    const StarSummary& one = scratch.kept.summary;
+    if (!other.has_profile) scratch.shape.trace_profile();
     if (one.has_profile && other.has_profile) {
-        const Bounds bounds = bound_overlap(one, kept_.left(kept), kept_.right(kept), other, scratch.shape.left.data(),
-                                            scratch.shape.right.data());
-        if (bounds.below > limit * (1 + 1e-6)) return true;
-        if (bounds.above < limit * (1 - 1e-6)) return false;
+        const AreaBounds bounds = bound_overlap(one, scratch.kept.profile(), other, scratch.shape.profile());
+        if (is_above(bounds)) return true;
+        if (is_below(bounds)) return false;
+    } else if (one.has_profile || other.has_profile) {
+        // One is huge; the other one mostly lies inside of it, or in a notch.
+        const StarShape& small = one.has_profile ? scratch.kept : scratch.shape;
+        const StarShape& huge = one.has_profile ? scratch.shape : scratch.kept;
+        const Location location = locate(small.summary.box, huge);
+        if (location == Location::outside) return false;
+        if (location == Location::inside && is_above(bound_enclosed(small.summary, small.profile()))) return true;
     }
-    if (!*outline_ready) {
-        scratch.outline.assign(scratch.shape.vertices.data(), candidates_.n_rays);
-        *outline_ready = true;
-    }
-    scratch.other.trace(candidates_, rays_, kept.candidate);
-    scratch.other_outline.assign(scratch.other.vertices.data(), candidates_.n_rays);
-    const auto twice_area = static_cast<double>(scratch.sweep.twice_area(scratch.other_outline, scratch.outline));
+    if (!*outline_is_ready) scratch.assign(scratch.outline, scratch.shape);
+    *outline_is_ready = true;
+    if (!scratch.kept_outline_is_ready) scratch.assign(scratch.kept_outline, scratch.kept);
+    scratch.kept_outline_is_ready = true;
+    const auto twice_area = static_cast<double>(scratch.sweep.twice_area(scratch.kept_outline, scratch.outline));
     return exceeds(static_cast<double>(static_cast<float>(0.5 * std::fabs(twice_area))), smaller);
 }
 
-// Whether a polygon kept from `first_kept` on suppresses the candidate. Leaves its shape in scratch.shape.
-bool Suppression::suppressed(Rank candidate, std::size_t first_kept, Scratch& scratch) {
+// The index of a polygon kept from `first_kept` on that suppresses the candidate, or `none`. The one at `likely`, if
+// there is one, is compared first, and the others only if need be. Leaves the candidate's shape in scratch.shape.
+std::uint32_t Suppression::suppressor_of(Index candidate, std::size_t first_kept, std::uint32_t likely,
+                                         Scratch& scratch) {
     poll();
-    scratch.shape.trace(candidates_, rays_, candidate);
-    const Summary& summary = scratch.shape.summary;
+    trace(candidate, scratch.shape);
+    const StarSummary& summary = scratch.shape.summary;
+    bool outline_is_ready = false;
+    if (likely != LastSuppressors::none && kept_[likely].summary.box.touches(summary.box)) {
+        ++scratch.n_pairs;
+        if (suppresses(likely, scratch, &outline_is_ready)) return likely;
+    }
     auto& neighbours = scratch.neighbours;
     neighbours.clear();
     const std::int64_t n_looks = kept_.visit_touching(summary.box, first_kept, [&](std::uint32_t index) {
+        if (index == likely) return true;
         const std::int64_t y = std::int64_t{kept_[index].summary.y} - summary.y;
         const std::int64_t x = std::int64_t{kept_[index].summary.x} - summary.x;
         neighbours.emplace_back(y * y + x * x, index);  // the boxes touch, so |y| and |x| are below 2^23
+        return true;
     });
-    if (n_looks >= looks_per_pair) count(n_looks / looks_per_pair);
-    if (neighbours.empty()) return false;
-    scratch.shape.trace_profile();
+    scratch.n_pairs += n_looks / looks_per_pair;
+    if (neighbours.empty()) return LastSuppressors::none;
     std::swap(neighbours.front(), *std::min_element(neighbours.begin(), neighbours.end()));
-    bool outline_ready = false, found = false;
+    std::uint32_t found = LastSuppressors::none;
     std::size_t tested = 0;
-    while (tested < neighbours.size() && !found) {
+    while (tested < neighbours.size() && found == LastSuppressors::none) {
         if (tested == 1) std::sort(neighbours.begin() + 1, neighbours.end());
         poll();
-        found = suppresses(kept_[neighbours[tested].second], scratch, &outline_ready);
+        const std::uint32_t index = neighbours[tested].second;
+        if (suppresses(index, scratch, &outline_is_ready)) found = index;
         ++tested;
     }
-    count(static_cast<std::int64_t>(tested));
+    scratch.n_pairs += static_cast<std::int64_t>(tested);
+    if (scratch.n_pairs > uncounted_pairs) count(scratch);
     return found;
 }
 
@@ -489,39 +527,105 @@ void Suppression::return_scratch(std::unique_ptr<Scratch> scratch) {
     free_scratch_.push_back(std::move(scratch));
 }
 
-std::vector<Rank> Suppression::run(int n_threads) {
-    std::vector<Rank> survivors;
-    std::vector<std::uint8_t> left_over;
-    std::unique_ptr<Scratch> own_scratch = take_scratch();
-    for (std::int64_t begin = 0; begin < candidates_.n;) {
-        // Longer chunks as more is kept: the share that conflicts within a chunk stays small, and so does the number of
-        // times that threads are started.
-        const std::int64_t size = std::min(std::max<std::int64_t>(512, begin / 8), candidates_.n - begin);
-        const std::size_t first_new = kept_.size();
-        left_over.assign(static_cast<std::size_t>(size), 1);
-        if (first_new > 0)
-            parallel_for(size, 128, n_threads, [&](std::int64_t from, std::int64_t to) {
-                std::unique_ptr<Scratch> scratch = take_scratch();
-                for (std::int64_t i = from; i < to; ++i) {
-                    const std::size_t soon = candidates_.order[std::min(begin + i + 4, candidates_.n - 1)];
-                    const float* const dist = candidates_.dist + soon * static_cast<std::size_t>(candidates_.n_rays);
-                    for (std::int32_t k = 0; k < std::min(candidates_.n_rays, 64); k += 16) prefetch(dist + k);
-                    prefetch(candidates_.points + 2 * soon);
-                    left_over[static_cast<std::size_t>(i)] = !suppressed(candidates_.order[begin + i], 0, *scratch);
-                }
-                return_scratch(std::move(scratch));
-            });
-        for (std::int64_t i = 0; i < size; ++i) {
-            if (!left_over[static_cast<std::size_t>(i)]) continue;
-            const Rank candidate = candidates_.order[begin + i];
-            if (suppressed(candidate, first_new, *own_scratch)) continue;
-            if (!own_scratch->shape.summary.has_profile) own_scratch->shape.trace_profile();
-            kept_.add(own_scratch->shape, candidate);
-            survivors.push_back(candidate);
+// Finds is_left_over_ of each candidate of a chunk, given in the order in which they lie in memory.
+void Suppression::test_against_kept(const Index* chunk, std::int64_t n, int n_threads) {
+    constexpr std::int64_t ahead = 8;
+    is_left_over_.resize(static_cast<std::size_t>(n));
+    // A few rows of an image, if the chunk is long: its objects come again. The same for any number of threads.
+    const std::int64_t grain = std::min<std::int64_t>(std::max<std::int64_t>(n / 16, 128), 2048);
+    parallel_for(n, grain, n_threads, [&](std::int64_t begin, std::int64_t end) {
+        std::unique_ptr<Scratch> scratch = take_scratch();
+        scratch->last.clear();
+        for (std::int64_t i = begin; i < end; ++i) {
+            prefetch_candidate(chunk[std::min(i + ahead, n - 1)]);
+            const std::int32_t* const point = candidates_.point(chunk[i]);
+            std::uint32_t& last = scratch->last.near(point[0], point[1]);
+            const std::uint32_t suppressor = suppressor_of(chunk[i], 0, last, *scratch);
+            is_left_over_[static_cast<std::size_t>(i)] = suppressor == LastSuppressors::none;
+            if (suppressor != LastSuppressors::none) last = suppressor;
         }
-        begin += size;
+        count(*scratch);
+        return_scratch(std::move(scratch));
+    });
+}
+
+std::vector<Index> Suppression::run(int n_threads) {
+    std::vector<Index> survivors;
+    const Chunks chunks(candidates_);
+    std::vector<Ranked> left_over, new_survivors, sorted;
+    const std::unique_ptr<Scratch> own_scratch = take_scratch();
+    for (std::size_t c = 0; c < chunks.size(); ++c) {
+        const Index* const chunk = chunks.begin(c);
+        const std::int64_t n = chunks.begin(c + 1) - chunk;
+        const std::size_t first_new = kept_.size();
+        if (first_new > 0)
+            test_against_kept(chunk, n, n_threads);
+        else
+            is_left_over_.assign(static_cast<std::size_t>(n), 1);
+        left_over.clear();
+        for (std::int64_t i = 0; i < n; ++i)
+            if (is_left_over_[static_cast<std::size_t>(i)])
+                left_over.push_back({descending_key(candidates_.prob(chunk[i])), chunk[i]});
+        new_survivors.clear();
+        // Where nearly nothing is suppressed, nearly all are free. In a crowd it would be a detour.
+        const auto n_left_over = static_cast<std::int64_t>(left_over.size());
+        if (first_new > 0 && n_left_over >= fewest_to_free && 4 * n_left_over > 3 * n)
+            keep_free(left_over, new_survivors, *own_scratch, n_threads);
+        sort_by_rank(candidates_, ties_, left_over, sorted);
+        for (std::size_t i = 0; i < left_over.size(); ++i) {
+            prefetch_candidate(left_over[std::min(i + 8, left_over.size() - 1)].candidate);
+            const Index candidate = left_over[i].candidate;
+            constexpr std::uint32_t none = LastSuppressors::none;
+            if (suppressor_of(candidate, first_new, none, *own_scratch) != none) continue;
+            kept_.add(own_scratch->shape.summary, candidate);
+            new_survivors.push_back(left_over[i]);
+        }
+        count(*own_scratch);
+        sort_by_rank(candidates_, ties_, new_survivors, sorted);
+        for (const Ranked& survivor : new_survivors) survivors.push_back(survivor.candidate);
     }
     return survivors;
+}
+
+// Of the candidates left over, given in the order in which they lie in memory, keeps those whose box touches none of a
+// higher rank: no other can suppress them. They are moved to `survivors`. Those that stay touch only what has a higher
+// rank than they have, of all that is kept here.
+void Suppression::keep_free(std::vector<Ranked>& left_over, std::vector<Ranked>& survivors, Scratch& scratch,
+                            int n_threads) {
+    KeptPolygons pending;
+    for (std::size_t i = 0; i < left_over.size(); ++i) {
+        poll();
+        prefetch_candidate(left_over[std::min(i + 8, left_over.size() - 1)].candidate);
+        trace(left_over[i].candidate, scratch.shape);
+        pending.add(scratch.shape.summary, left_over[i].candidate);
+    }
+    const auto n = static_cast<std::int64_t>(left_over.size());
+    std::vector<std::uint8_t> is_free(left_over.size());
+    parallel_for(n, 512, n_threads, [&](std::int64_t begin, std::int64_t end) {
+        std::int64_t n_pairs = 0;
+        for (auto i = static_cast<std::uint32_t>(begin); i < static_cast<std::uint32_t>(end); ++i) {
+            poll();
+            bool free = true;
+            const std::int64_t n_looks = pending.visit_touching(pending[i].summary.box, 0, [&](std::uint32_t other) {
+                free = other == i || comes_first(candidates_, ties_, left_over[i], left_over[other]);
+                return free;
+            });
+            is_free[i] = free;
+            n_pairs += n_looks / looks_per_pair;
+            if (n_pairs > uncounted_pairs) count(std::exchange(n_pairs, 0));
+        }
+        count(n_pairs);
+    });
+    std::size_t n_left = 0;
+    for (std::size_t i = 0; i < left_over.size(); ++i) {
+        if (!is_free[i]) {
+            left_over[n_left++] = left_over[i];
+            continue;
+        }
+        kept_.add(pending[i].summary, left_over[i].candidate);
+        survivors.push_back(left_over[i]);
+    }
+    left_over.resize(n_left);
 }
 
 // ---- Input ----------------------------------------------------------------------------------------------------
@@ -533,40 +637,15 @@ void check_candidates(const float* prob, const float* dist, const std::int32_t* 
         for (std::int64_t i = begin; i < end; ++i) usable &= prob[i] == prob[i];
         for (std::int64_t i = 2 * begin; i < 2 * end; ++i)
             usable &= points[i] >= -farthest_point && points[i] <= farthest_point;
-        // A comparison with NaN is false.
-        for (std::int64_t i = begin * n_rays; i < end * n_rays; ++i) usable &= (dist[i] > 0) & (dist[i] <= longest_ray);
-        require(usable, CELLRT_ERROR_DATA);
+        // As integers, floats from the smallest above 0 up to 2^20 are those from 1 up to its bits; NaN lies beyond.
+        const std::int32_t most = bits_of(longest_ray);
+        std::int32_t is_unusable = 0;
+        for (std::int64_t i = begin * n_rays; i < end * n_rays; ++i) {
+            const std::int32_t bits = bits_of(dist[i]);
+            is_unusable |= static_cast<std::int32_t>(bits < 1) | static_cast<std::int32_t>(bits > most);
+        }
+        require(usable && is_unusable == 0, CELLRT_ERROR_DATA);
     });
-}
-
-// A key whose ascending order is the descending order of the probability; -0 and +0 are equal.
-std::uint32_t descending_key(float prob) {
-    const float value = prob + 0.0F;
-    std::uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    return bits & 0x80000000U ? bits : ~bits & 0x7FFFFFFFU;
-}
-
-// Candidates in descending order of probability, ties in ascending order: a radix sort, which is stable.
-std::vector<Rank> rank_candidates(const float* prob, std::int64_t n) {
-    struct Entry {
-        std::uint32_t key;
-        Rank candidate;
-    };
-    std::vector<Entry> entries(static_cast<std::size_t>(n)), sorted(entries.size());
-    for (std::size_t i = 0; i < entries.size(); ++i) entries[i] = {descending_key(prob[i]), static_cast<Rank>(i)};
-    constexpr std::uint32_t digits = 2048;
-    for (int bits = 0; bits < 32; bits += 11) {
-        std::size_t begin[digits] = {};
-        for (const Entry& entry : entries) ++begin[(entry.key >> bits) % digits];
-        std::size_t sum = 0;
-        for (std::size_t& place : begin) sum += std::exchange(place, sum);
-        for (const Entry& entry : entries) sorted[begin[(entry.key >> bits) % digits]++] = entry;
-        entries.swap(sorted);
-    }
-    std::vector<Rank> order(entries.size());
-    for (std::size_t i = 0; i < entries.size(); ++i) order[i] = entries[i].candidate;
-    return order;
 }
 
 void check_parameters(float nms_thresh, std::int64_t max_pairs) {
@@ -583,9 +662,13 @@ void star_nms_2d(const float* prob, const float* dist, const std::int32_t* point
     check_parameters(nms_thresh, max_pairs);
     require(n <= INT64_C(0xFFFFFFFF), CELLRT_ERROR_CAPACITY);
     check_candidates(prob, dist, points, n, n_rays, n_threads);
-    const std::vector<Rank> order = rank_candidates(prob, n);
-    Suppression suppression({dist, points, n_rays, order.data(), n}, nms_thresh, max_pairs, cancel);
-    const std::vector<Rank> survivors = suppression.run(n_threads);
+    constexpr int block_bits = 16;
+    std::vector<CandidateBlock> blocks;
+    for (std::int64_t begin = 0; begin < n; begin += std::int64_t{1} << block_bits)
+        blocks.push_back({prob + begin, dist + begin * n_rays, points + 2 * begin});
+    const Candidates candidates{blocks.data(), block_bits, n_rays, n};
+    Suppression suppression(candidates, Ties::by_index, nms_thresh, max_pairs, cancel);
+    const std::vector<Index> survivors = suppression.run(n_threads);
     std::copy(survivors.begin(), survivors.end(), kept);
     *n_kept = static_cast<std::int64_t>(survivors.size());
 }
@@ -597,6 +680,9 @@ StarNms2D::StarNms2D(std::int32_t n_rays, std::int32_t n_class_channels, std::in
     require(n_rays >= 3 && n_rays <= 1024);
     require(n_class_channels >= 0 && n_class_channels <= 65536);
     require(max_candidates >= 0 && max_candidates <= INT64_C(0xFFFFFFFF));
+    constexpr std::int64_t values_per_block = 1 << 18;  // 1 MiB
+    while (block_bits_ < 16 && (std::int64_t{2} << block_bits_) * (n_rays + n_class_channels) <= values_per_block)
+        ++block_bits_;
 }
 
 void StarNms2D::add(const float* prob, const float* dist, const std::int32_t* points, const float* class_prob,
@@ -604,61 +690,59 @@ void StarNms2D::add(const float* prob, const float* dist, const std::int32_t* po
     require(n >= 0);
     check_candidates(prob, dist, points, n, n_rays_, 1);
     const std::lock_guard<std::mutex> lock(mutex_);
-    const std::size_t old_size = prob_.size();
-    require(n <= max_candidates_ - static_cast<std::int64_t>(old_size), CELLRT_ERROR_CAPACITY);
-    try {
-        prob_.insert(prob_.end(), prob, prob + n);
-        dist_.insert(dist_.end(), dist, dist + n * n_rays_);
-        points_.insert(points_.end(), points, points + 2 * n);
-        if (n_class_channels_ > 0)
-            class_prob_.insert(class_prob_.end(), class_prob, class_prob + n * n_class_channels_);
-    } catch (...) {  // no memory: drop what was copied
-        prob_.resize(old_size);
-        dist_.resize(old_size * static_cast<std::size_t>(n_rays_));
-        points_.resize(old_size * 2);
-        class_prob_.resize(old_size * static_cast<std::size_t>(n_class_channels_));
-        throw;
+    require(n <= max_candidates_ - size_, CELLRT_ERROR_CAPACITY);
+    const std::int64_t block_size = std::int64_t{1} << block_bits_;
+    const auto new_values = [block_size](auto zero, std::int32_t width) {  // not set to zero: it may stay unused
+        return std::unique_ptr<decltype(zero)[]>(new decltype(zero)[static_cast<std::size_t>(block_size * width)]);
+    };
+    // Blocks that are still empty when memory ends wait for the next call.
+    while (static_cast<std::int64_t>(blocks_.size()) * block_size < size_ + n)
+        blocks_.push_back({new_values(0.0F, 1), new_values(0.0F, n_rays_), new_values(0.0F, n_class_channels_),
+                           new_values(std::int32_t{0}, 2)});
+    for (std::int64_t begin = 0, end; begin < n; begin = end) {
+        const std::int64_t place = size_ % block_size;
+        const Block& block = blocks_[static_cast<std::size_t>(size_ / block_size)];
+        end = std::min(n, begin + block_size - place);
+        const auto copy = [&](const auto* from, std::int64_t width, auto* to) {
+            std::copy(from + begin * width, from + end * width, to + place * width);
+        };
+        copy(prob, 1, block.prob.get());
+        copy(dist, n_rays_, block.dist.get());
+        copy(points, 2, block.points.get());
+        if (n_class_channels_ > 0) copy(class_prob, n_class_channels_, block.class_prob.get());
+        size_ += end - begin;
     }
 }
 
 std::int64_t StarNms2D::size() const {
     const std::lock_guard<std::mutex> lock(mutex_);
-    return static_cast<std::int64_t>(prob_.size());
+    return size_;
 }
 
 StarNms2D::Survivors StarNms2D::survivors(float nms_thresh, std::int64_t max_pairs, const std::int32_t* cancel,
                                           int n_threads) const {
     check_parameters(nms_thresh, max_pairs);
     const std::lock_guard<std::mutex> lock(mutex_);
-    std::vector<Rank> order = rank_candidates(prob_.data(), static_cast<std::int64_t>(prob_.size()));
-    // The rank order is stable in arrival; ties become row-major.
-    for (std::size_t begin = 0, end; begin < order.size(); begin = end) {
-        end = begin + 1;
-        while (end < order.size() && prob_[order[end]] == prob_[order[begin]]) ++end;
-        if (end - begin > 1)
-            std::stable_sort(order.begin() + static_cast<std::ptrdiff_t>(begin),
-                             order.begin() + static_cast<std::ptrdiff_t>(end), [this](Rank a, Rank b) {
-                                 const std::int32_t* const p = points_.data() + 2 * std::size_t{a};
-                                 const std::int32_t* const q = points_.data() + 2 * std::size_t{b};
-                                 return p[0] != q[0] ? p[0] < q[0] : p[1] < q[1];
-                             });
-    }
-    const auto n = static_cast<std::int64_t>(order.size());
-    Suppression suppression({dist_.data(), points_.data(), n_rays_, order.data(), n}, nms_thresh, max_pairs, cancel);
-    const std::vector<Rank> kept = suppression.run(n_threads);
+    std::vector<CandidateBlock> blocks;
+    for (const Block& block : blocks_) blocks.push_back({block.prob.get(), block.dist.get(), block.points.get()});
+    const Candidates candidates{blocks.data(), block_bits_, n_rays_, size_};
+    const std::vector<Index> kept =
+        Suppression(candidates, Ties::by_rows, nms_thresh, max_pairs, cancel).run(n_threads);
 
     Survivors survivors;
-    const auto gather = [&kept](const auto& from, std::int32_t width, auto& to) {
+    const auto gather = [&](auto values_of, std::int32_t width, auto& to) {
         to.reserve(kept.size() * static_cast<std::size_t>(width));
-        for (const Rank candidate : kept) {
-            const auto begin = from.begin() + static_cast<std::ptrdiff_t>(candidate) * width;
-            to.insert(to.end(), begin, begin + width);
+        for (const Index candidate : kept) {
+            const auto* const from = values_of(blocks_[candidate >> block_bits_]) +
+                                     candidates.place(candidate) * static_cast<std::size_t>(width);
+            to.insert(to.end(), from, from + width);
         }
     };
-    gather(prob_, 1, survivors.prob);
-    gather(dist_, n_rays_, survivors.dist);
-    gather(points_, 2, survivors.points);
-    if (n_class_channels_ > 0) gather(class_prob_, n_class_channels_, survivors.class_prob);
+    gather([](const Block& block) { return block.prob.get(); }, 1, survivors.prob);
+    gather([](const Block& block) { return block.dist.get(); }, n_rays_, survivors.dist);
+    gather([](const Block& block) { return block.points.get(); }, 2, survivors.points);
+    if (n_class_channels_ > 0)
+        gather([](const Block& block) { return block.class_prob.get(); }, n_class_channels_, survivors.class_prob);
     return survivors;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <vector>
 
@@ -42,9 +43,15 @@ public:
 private:
     const std::int32_t n_rays_, n_class_channels_;
     const std::int64_t max_candidates_;
+    int block_bits_ = 0;
+    // Room for 2^block_bits_ candidates. Blocks stay where they are: nothing is copied as they become more.
+    struct Block {
+        std::unique_ptr<float[]> prob, dist, class_prob;
+        std::unique_ptr<std::int32_t[]> points;
+    };
     mutable std::mutex mutex_;  // held by every method that touches what follows
-    std::vector<float> prob_, dist_, class_prob_;
-    std::vector<std::int32_t> points_;
+    std::vector<Block> blocks_;
+    std::int64_t size_ = 0;
 };
 
 }  // namespace cellrt
