@@ -5,6 +5,12 @@ import numpy as np
 
 def average_precision(labels, others, least=0.9):
     """Average precision at an IoU threshold above 0.5: matched / (matched + unmatched of either side)."""
+    matched, found, expected = matches(labels, others, least)
+    return matched / max(1, found + expected - matched)
+
+
+def matches(labels, others, least=0.9):
+    """Objects that both sides have, at an IoU threshold above 0.5; objects of either side."""
     pairs, overlap = np.unique(labels.ravel().astype(np.int64) << 32 | others.ravel(), return_counts=True)
     first, second = pairs >> 32, pairs & 0xFFFFFFFF
     areas, other_areas = np.bincount(labels.ravel()), np.bincount(others.ravel())
@@ -12,12 +18,17 @@ def average_precision(labels, others, least=0.9):
     union = areas[first[both]] + other_areas[second[both]] - overlap[both]
     matched = np.count_nonzero(overlap[both] / union >= least)
     found, expected = np.count_nonzero(areas[1:]), np.count_nonzero(other_areas[1:])
-    return matched / max(1, found + expected - matched)
+    return matched, found, expected
+
+
+def agree_on_images(pairs):
+    """The same over many pairs of label images."""
+    matched, found, expected = np.sum([matches(labels, others) for labels, others in pairs], axis=0).tolist()
+    pixels = sum(np.count_nonzero((labels > 0) != (others > 0)) for labels, others in pairs)
+    precision = matched / max(1, found + expected - matched)
+    return f"{found} and {expected} cells, AP {precision:.4f} at IoU 0.9, {pixels} mask pixels differ"
 
 
 def agree_on_labels(labels, others):
     """Numbers of cells, average precision at IoU 0.9, pixels that are a cell's on one side only; as a sentence."""
-    precision = average_precision(labels, others)
-    pixels = np.count_nonzero((labels > 0) != (others > 0))
-    counts = [np.count_nonzero(np.bincount(side.ravel())[1:]) for side in (labels, others)]
-    return f"{counts[0]} and {counts[1]} cells, AP {precision:.4f} at IoU 0.9, {pixels} mask pixels differ"
+    return agree_on_images([(labels, others)])
