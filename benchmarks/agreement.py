@@ -3,14 +3,8 @@
 import numpy as np
 
 
-def average_precision(labels, others, least=0.9):
-    """Average precision at an IoU threshold above 0.5: matched / (matched + unmatched of either side)."""
-    matched, found, expected = matches(labels, others, least)
-    return matched / max(1, found + expected - matched)
-
-
 def matches(labels, others, least=0.9):
-    """Objects that both sides have, at an IoU threshold above 0.5; objects of either side."""
+    """How many objects both sides have, at an IoU threshold above 0.5, and how many each side has."""
     pairs, overlap = np.unique(labels.ravel().astype(np.int64) << 32 | others.ravel(), return_counts=True)
     first, second = pairs >> 32, pairs & 0xFFFFFFFF
     areas, other_areas = np.bincount(labels.ravel()), np.bincount(others.ravel())
@@ -22,7 +16,10 @@ def matches(labels, others, least=0.9):
 
 
 def agree_on_images(pairs):
-    """The same over many pairs of label images."""
+    """Numbers of cells, average precision at IoU 0.9, pixels that are a cell's on one side only; as a sentence.
+
+    `pairs` of label images; average precision is matched / (matched + unmatched of either side), over all of them.
+    """
     matched, found, expected = np.sum([matches(labels, others) for labels, others in pairs], axis=0).tolist()
     pixels = sum(np.count_nonzero((labels > 0) != (others > 0)) for labels, others in pairs)
     precision = matched / max(1, found + expected - matched)
@@ -30,5 +27,5 @@ def agree_on_images(pairs):
 
 
 def agree_on_labels(labels, others):
-    """Numbers of cells, average precision at IoU 0.9, pixels that are a cell's on one side only; as a sentence."""
+    """The same of one pair."""
     return agree_on_images([(labels, others)])

@@ -31,8 +31,10 @@ ROOT = HERE.parent
 
 
 class Worker:
-    """A process that runs tasks; see worker.py for the commands. `program`: its own, instead of the side's; `name`: what
-    its rows call it, where one side stands on both sides."""
+    """A process that runs tasks; see worker.py for the commands.
+
+    `program`: its own, instead of the side's; `name`: what its rows call it, where one side runs twice.
+    """
 
     def __init__(self, side, threads, program=None, name=None):
         self.side, self.threads, self.name = side, threads, name or side
@@ -219,7 +221,9 @@ def arguments(description, threads=(1, 2)):
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--repeats", type=int, help="runs per row (default: the script's own)")
     told = " ".join(map(str, threads))
-    parser.add_argument("--threads", type=int, nargs="+", default=list(threads), help=f"thread counts (default: {told})")
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=list(threads), help=f"thread counts (default: {told})"
+    )
     return parser
 
 

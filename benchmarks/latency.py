@@ -1,7 +1,7 @@
 """How long does one image take when it comes again and again, and how much does that vary? A warm model, one process.
 
-What an instrument sees: the model is loaded once and its memory kept between images. The first call, of a model that was
-just opened, stands beside the others.
+What an instrument sees: the model is loaded once and its memory kept between images. The first call, of a model that
+was just opened, stands beside the others.
 """
 
 import time

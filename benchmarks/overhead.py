@@ -1,8 +1,8 @@
 """How much does cellrt add to the network, and how near is the network to what the processor can do?
 
 The floor is ONNX Runtime alone: the same session, called on the same tiles, in the same process and in turn with
-`segment`. Beside it stands ONNX Runtime with all its defaults, and the network's rate in multiply-adds against that of a
-large product of float32 matrices, which is the most that these cores do.
+`segment`. Beside it stands ONNX Runtime with all its defaults, and the network's rate in multiply-adds against that of
+a large product of float32 matrices, which is the most that these cores do.
 """
 
 from unittest import mock

@@ -131,7 +131,9 @@ def fields(folder, n, side=512):
         y, x = corners_of[index % len(corners_of)]
         turn, mirror = divmod(index // len(corners_of) % 8, 2)
         field = np.rot90(image[y : y + side, x : x + side], turn)
-        tifffile.imwrite(Path(folder) / f"field{index:03d}.tif", field[:, ::-1] if mirror else field, compression="zlib")
+        tifffile.imwrite(
+            Path(folder) / f"field{index:03d}.tif", field[:, ::-1] if mirror else field, compression="zlib"
+        )
     return f"{what}, {n} fields of {side} x {side}"
 
 

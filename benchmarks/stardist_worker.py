@@ -72,7 +72,7 @@ def segmentation(inputs, threads):
 
 
 def files(inputs, threads):
-    """Files to files, one after the other, as its documentation has it; the first is segmented beforehand to warm up."""
+    """Files to files, one after the other; the first image is segmented beforehand to warm up."""
     import tifffile
 
     _limit_tensorflow(threads)
