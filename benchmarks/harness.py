@@ -150,7 +150,7 @@ class Report:
             "versions": {},
             "rows": [],
         }
-        self._ticks = processor_ticks()
+        self._ticks, self._start = processor_ticks(), time.perf_counter()
 
     def versions(self, *workers):
         """Note the versions that each side runs."""
@@ -174,6 +174,7 @@ class Report:
         total, stolen = (after - before for after, before in zip(processor_ticks(), self._ticks, strict=True))
         # What the host of a virtual machine gave to others meanwhile: above a few percent, times say little.
         self.contents["stolen_share"] = round(stolen / total, 3) if total else 0.0
+        self.contents["minutes"] = round((time.perf_counter() - self._start) / 60, 1)
         RESULTS.mkdir(exist_ok=True)
         path = RESULTS / f"{self.name}.json"
         path.write_text(json.dumps(self.contents, indent=1) + "\n")

@@ -12,7 +12,7 @@ LEFT, RIGHT, TOP, BOTTOM = 76, 120, 48, 60  # what surrounds the axes
 STYLE = """
 text { font: 13px sans-serif; fill: #1f2328 }
 .title { font-weight: bold; font-size: 15px }
-.small { font-size: 12px; fill: #59636e }
+.small { font-size: 11px; fill: #59636e }
 .page { fill: #ffffff }
 .grid { stroke: #d1d9e0; stroke-width: 1 }
 .axis { stroke: #59636e; stroke-width: 1 }

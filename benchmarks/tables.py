@@ -132,9 +132,10 @@ def conditions(results):
         told = ("stardist", "tensorflow-cpu", "tensorflow_cpu", "cellpose", "torch", "cellrt", "onnxruntime")
         found = [pair for side in result["versions"].values() for pair in side.items()]
         versions = ", ".join(f"{name} {version}" for name, version in found if name in told)
+        took = f", {result['minutes']:.1f} minutes" if "minutes" in result else ""
         inputs = "".join(f"; {result[key]}" for key in ("model", "image") if key in result)
         yield (
-            f"- `{result['name']}.py`, {result['date']}: {machine['processor']}, {machine['cores']} cores, "
+            f"- `{result['name']}.py`, {result['date']}{took}: {machine['processor']}, {machine['cores']} cores, "
             f"{machine['system']}; {versions}; load average {load['before'][0]:.1f} before, {load['after'][0]:.1f} "
             f"after, niceness {result['niceness']}, {result['stolen_share']:.0%} of the time taken by the host{inputs}."
         )

@@ -64,7 +64,7 @@ def compare(report, folder, paths, model, stardist_folder, threads, repeats):
     busy = summary([run[2]["cpu_seconds"] / run[2]["seconds"] / threads for run in runs])
     report.add(
         {
-            "what": f"cores busy during that, {threads} threads",
+            "what": f"cores busy, stream of {what}",
             "threads": threads,
             "value": busy["median"],
             "unit": "%",
