@@ -169,7 +169,7 @@ def second_thread(report, path, image, repeats):
             {
                 "what": f"{what}: two threads against one",
                 "value": gain["median"],
-                "unit": "gain",
+                "unit": "x",
                 "target": "-",
                 "gain": gain,
                 "seconds": [summary(one), summary(two)],

@@ -90,15 +90,23 @@ def size_rows(rows):
             yield f"| {row['what']} | {TITLES[row.get('peer', 'stardist')]} | {theirs} | **{ours}** | {target} |"
 
 
-def share_rows(rows):
+AMOUNTS = {"%": "{:.1%}", "x": "{:.2f}x", "MB": "{:.0f} MB"}  # other units stand behind three digits
+
+
+def amount(row):
+    """What a row measured, with its unit."""
+    if row["unit"] == "s":
+        return seconds(row["value"])
+    return AMOUNTS.get(row["unit"], f"{{:.3g}} {row['unit']}").format(row["value"]).strip()
+
+
+def other_rows(rows):
     """Table lines of what is measured against the machine, or one thread against two."""
     yield "| | threads | | goal |"
     yield "|---|---|---|---|"
     for row in rows:
-        if row.get("unit") == "%":
-            yield f"| {row['what']} | {row['threads']} | **{row['value']:.1%}** | {row['target']} |"
-        elif row.get("unit") == "gain":
-            yield f"| {row['what']} | {row['threads']} | **{row['value']:.2f}x** | {row['target']} |"
+        if "value" in row and not ({"ratio", "quantiles", "sizes"} & row.keys() or sizes_of(row)):
+            yield f"| {row['what']} | {row.get('threads', '')} | **{amount(row)}** | {row['target']} |"
 
 
 def latency_rows(rows):
@@ -117,7 +125,7 @@ def scaling_rows(rows):
     yield "| | against | smallest | largest | threads | slope of the logarithms | goal |"
     yield "|---|---|---|---|---|---|---|"
     for row in rows:
-        if row.get("unit") == "slope":
+        if "sizes" in row:
             ends = [f"{row['sizes'][k]:,}: {seconds(row['seconds'][k]['median'])}" for k in (0, -1)]
             yield (
                 f"| {row['what']} | {row['against']} | {ends[0]} | {ends[1]} | {row['threads']} "
@@ -153,7 +161,7 @@ def tables():
     rows = [row for result in found for row in result["rows"]]
     blocks = [
         [*lines]
-        for lines in (speed_rows(rows), size_rows(rows), share_rows(rows), latency_rows(rows), scaling_rows(rows))
+        for lines in (speed_rows(rows), size_rows(rows), other_rows(rows), latency_rows(rows), scaling_rows(rows))
     ]
     pictures = [f"![{title}](plots/{name}.svg)" for name, (title, _) in figures().items()]
     blocks = (
@@ -193,7 +201,7 @@ def figures():
     by_name = {result["name"]: result["rows"] for result in results()}
     found = {}
     for row in by_name.get("scaling", []):
-        if row.get("unit") == "slope" and "peer_seconds" in row:
+        if "peer_seconds" in row:
             points = [
                 (name, list(zip(row["sizes"], [taken["median"] for taken in times], strict=False)))
                 for name, times in ((TITLES[row["peer"]], row["peer_seconds"]), ("cellrt", row["seconds"]))
