@@ -28,7 +28,7 @@ def main():
     parser.add_argument("--shorter", type=int, default=0, help="leave out this many of the largest sizes (default: 0)")
     options = parser.parse_args()
     sizes = {
-        name: values[: len(values) - options.shorter]
+        name: values[: max(2, len(values) - options.shorter)]
         for name, values in (("sides", SIDES), ("objects", OBJECTS), ("candidates", CANDIDATES), ("flow", FLOW_SIDES))
     }
     report = Report("scaling", "Does time grow no faster than the work?")
