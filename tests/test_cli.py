@@ -246,7 +246,7 @@ def test_channels_of_flow_models_are_cellposes(field, flow_model, tmp_path, caps
         ("flow", ["--prob-thresh", "0.3", "--scale", "2"], "got --prob-thresh, --scale for star models (StarDist); "),
         ("flow", ["--nms-thresh", "0.3"], "got --nms-thresh for star models (StarDist); leave that out, or choose"),
         ("flow", ["--tiles", "2,3"], "expected --tiles upstream or large for flow models (Cellpose), got 2,3; "),
-        ("star", ["--diameter", "30", "--no-resample"], "got --diameter, --no-resample for flow models (Cellpose); "),
+        ("star", ["--diameter", "30", "--no-resample"], "got --diameter, --[no-]resample for flow models (Cellpose); "),
         ("star", ["--niter", "9", "--min-size", "1"], "got --niter, --min-size for flow models (Cellpose); "),
         ("star", ["--flow-threshold", "0", "--cellprob-threshold", "0"], "got --flow-threshold, --cellprob-threshold"),
         ("star", ["--augment", "--invert"], "got --invert, --augment for flow"),

@@ -351,3 +351,22 @@ def test_missing_channels_are_zero_behind_the_normalisation(monkeypatch):
         assert seen[-1].shape[1] == 3
         assert not seen[-1][:, 2].any()
         assert seen[-1][:, 1].any()
+
+
+def test_a_manifest_may_ask_for_the_fast_ways():
+    """Large tiles and no resampling by default, which options override; augmentation keeps its own tiles."""
+    from test_model import rewritten
+
+    fast = rewritten(
+        flow_network.model(),
+        lambda text: text.replace('"tiles": "upstream"', '"tiles": "large"').replace(
+            '"resample": true', '"resample": false'
+        ),
+    )
+    model, plain = (cellrt.load(content, providers=["cpu"]) for content in (fast, flow_network.model()))
+    pixels, _ = flow_network.image((300, 330))
+    options = {"tiles": "large", "resample": False}
+    assert np.array_equal(model.predict(pixels, diameter=22).maps, plain.predict(pixels, diameter=22, **options).maps)
+    options = {"tiles": "upstream", "resample": True}
+    assert np.array_equal(model.predict(pixels, diameter=22, **options).maps, plain.predict(pixels, diameter=22).maps)
+    assert model.predict(pixels, augment=True).maps.shape == plain.predict(pixels, augment=True).maps.shape

@@ -131,6 +131,7 @@ def test_a_flow_manifest_survives_json():
         ("diam_labels", float("nan"), "expected head.diam_labels"),
         ("tile", 0, "expected head.tile"),
         ("flow_threshold", -1, "expected head.flow_threshold"),
+        ("tiles", "small", "expected head.tiles"),
         ("min_size", -2, "expected head.min_size"),
         ("n_style", 3, "expected size_model to be 3 weights, one per style value"),
     ],

@@ -121,6 +121,21 @@ def test_tiles_of_several_images_share_batches(flow, monkeypatch):
     assert batches[1:-1] == [4] * len(batches[1:-1])
 
 
+def test_other_devices_get_batches(star, monkeypatch):
+    """Where the network does not run on the CPU it gets several images at once; here the CPU plays the part."""
+    images = [blobs((64, 64), i) for i in range(9)]
+    want = [star.segment(image).labels for image in images]
+    batches, network = [], star._network
+    monkeypatch.setattr(
+        star, "_network", lambda batch: batches.append(batch.shape[0]) or time.sleep(0.1) or network(batch)
+    )
+    monkeypatch.setattr(star, "providers", ("CUDAExecutionProvider", "CPUExecutionProvider"))
+    found = list(star.stream(images, workers=2, in_flight=9))
+    assert all(np.array_equal(a.instances.labels, b) for a, b in zip(found, want, strict=True))
+    assert sum(batches) == 9
+    assert max(batches) > 1
+
+
 def test_a_size_model_runs_three_times(star):
     model = cellrt.load(flow_network.model(size_model=True), providers=["cpu"])
     images = [flow_network.image((160, 200), diameter, seed=i)[0] for i, diameter in enumerate((22.0, 12.0, 17.0))]

@@ -41,6 +41,8 @@ def export(
     flow_threshold: float | None = None,
     cellprob_threshold: float | None = None,
     min_size: int | None = None,
+    tiles: str = FlowSpec.tiles,
+    resample: bool = FlowSpec.resample,
 ) -> ExportSummary:
     """Export a Cellpose 1 to 3 network as one ONNX file that says everything about itself.
 
@@ -69,6 +71,8 @@ def export(
         models have 30, whatever their files say, and 17 for "nuclei".
     flow_threshold, cellprob_threshold, min_size : number, optional
         What segmentation takes by default. Default: those of Cellpose, 0.4, 0 and 15.
+    tiles, resample : "upstream" or "large", bool
+        The same, see `FlowModel.segment`. Default: as Cellpose does, "upstream" and True; "large" and False are faster.
 
     Returns
     -------
@@ -116,6 +120,8 @@ def export(
         flow_threshold=float(FlowSpec.flow_threshold if flow_threshold is None else flow_threshold),
         cellprob_threshold=float(FlowSpec.cellprob_threshold if cellprob_threshold is None else cellprob_threshold),
         min_size=int(FlowSpec.min_size if min_size is None else min_size),
+        tiles=tiles,
+        resample=resample,
         size_model=None if size_model_file is None else size_model.read(size_model_file, n_style=network.n_style),
     )
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cellrt.errors import CellrtError
-from cellrt.manifest import Normalize99Spec, PercentileSpec
+from cellrt.manifest import FLOW_TILES, FlowSpec, Normalize99Spec, PercentileSpec
 from cellrt_export.verify import verify
 
 OK, FAILED = 0, 1
@@ -75,6 +75,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_percentiles(network, Normalize99Spec.low, Normalize99Spec.high)
     _add_flow_options(network)
+    network.add_argument(
+        "--tiles",
+        choices=FLOW_TILES,
+        default=FlowSpec.tiles,
+        help="that images are cut into by default; large ones are faster and change cells here and there (default: "
+        "%(default)s)",
+    )
+    network.add_argument(
+        "--no-resample",
+        dest="resample",
+        action="store_false",
+        help="follow flows at the network's resolution by default: faster",
+    )
     network.set_defaults(export=_cellpose)
 
     sam = upstreams.add_parser(
@@ -139,6 +152,8 @@ def _cellpose(arguments: argparse.Namespace) -> object:
         flow_threshold=arguments.flow_threshold,
         cellprob_threshold=arguments.cellprob_threshold,
         min_size=arguments.min_size,
+        tiles=arguments.tiles,
+        resample=arguments.resample,
     )
 
 

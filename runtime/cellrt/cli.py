@@ -261,11 +261,9 @@ def _star_options(arguments: argparse.Namespace) -> dict[str, Any]:
 def _flow_options(model: FlowModel, arguments: argparse.Namespace) -> dict[str, Any]:
     """What the command line asks of a flow model, as options of `FlowModel.segment`."""
     names = ("axes", "channels", "normalize", "invert", "flow_threshold", "cellprob_threshold", "niter", "min_size")
-    return {name: getattr(arguments, name) for name in names} | {
+    return {name: getattr(arguments, name) for name in (*names, "resample", "tiles")} | {
         "diameter": model.head.diam_labels if arguments.diameter == "model" else arguments.diameter,
-        "resample": arguments.resample is None,
         "augment": arguments.augment is not None,
-        "tiles": arguments.tiles or "upstream",
     }
 
 
@@ -336,9 +334,17 @@ def _flow_rows(head: FlowSpec) -> list[tuple[str, str]]:
         ("diameter", f"{head.diam_mean:.4g} pixels for the network; trained on {head.diam_labels:.4g}"),
         ("size model", "no" if head.size_model is None else "yes: the diameter is estimated for each image"),
         ("thresholds", f"{thresholds}, at least {head.min_size} pixels"),
-        ("tiles", f"{head.tile} x {head.tile} pixels{', no others' if head.fixed_tile else ', or large ones'}"),
+        ("tiles", f"{head.tile} x {head.tile} pixels{_other_tiles(head)}"),
+        ("flows", f"followed at the {'image' if head.resample else 'network'}'s resolution"),
         ("style", f"{head.n_style} values" if head.n_style else "none"),
     ]
+
+
+def _other_tiles(head: FlowSpec) -> str:
+    """Whether tiles may be of another size."""
+    if head.fixed_tile:
+        return ", no others"
+    return ", or large ones, which are used unless told otherwise" if head.tiles == "large" else ", or large ones"
 
 
 def _normalisation(manifest: Manifest) -> str:

@@ -50,7 +50,7 @@ def check_kind(arguments: argparse.Namespace, kind: str) -> None:
 
 def _flag(name: str) -> str:
     """The option that a value comes from."""
-    return {"resample": "--no-resample"}.get(name, f"--{name.replace('_', '-')}")
+    return {"resample": "--[no-]resample"}.get(name, f"--{name.replace('_', '-')}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -106,7 +106,8 @@ def _parser() -> argparse.ArgumentParser:
         type=_tiles,
         metavar="TILES",
         help="star models: numbers of tiles of the network's input as Y,X (default: by size). Flow models: upstream "
-        "for tiles as Cellpose has them (default), or large ones, which are faster and change cells here and there",
+        "for tiles as Cellpose has them, or large ones, which are faster and change cells here and there (default: the "
+        "model's)",
     )
     segment.add_argument(
         "--profile", action="store_true", help="say at the end how long reading, network, decoding and writing took"
@@ -140,11 +141,9 @@ def _parser() -> argparse.ArgumentParser:
         "--min-size", type=_pixels, metavar="PIXELS", help="least size of an object, 0 keeps all (default: the model's)"
     )
     flow.add_argument(
-        "--no-resample",
-        dest="resample",
-        action="store_const",
-        const=False,
-        help="follow the flow at the network's resolution, not the image's",
+        "--resample",
+        action=argparse.BooleanOptionalAction,
+        help="follow the flow at the image's resolution, or at the network's (default: the model's)",
     )
     flow.add_argument(
         "--augment", action="store_const", const=True, help="average over flipped tiles that overlap by half: slower"

@@ -20,7 +20,7 @@ from cellrt.errors import CellrtError, ImageError, ModelError
 from cellrt.heads import flow
 from cellrt.image import as_image, cellpose_channels, cellpose_numbers
 from cellrt.instances import Instances
-from cellrt.manifest import FlowSpec, Manifest, Normalize99Spec
+from cellrt.manifest import FLOW_TILES, FlowSpec, Manifest, Normalize99Spec
 from cellrt.model import Model
 from cellrt.normalize99 import normalize99
 from cellrt.pool import Found, Job, Work, complete
@@ -115,12 +115,12 @@ class FlowModel(Model):
         flow_threshold: float | None = None,
         cellprob_threshold: float | None = None,
         niter: int | None = None,
-        resample: bool = True,
+        resample: bool | None = None,
         augment: bool = False,
         min_size: int | None = None,
         max_size_fraction: float = flow.MAX_SIZE_FRACTION,
         interpolate: bool = True,
-        tiles: Tiles = "upstream",
+        tiles: Tiles | None = None,
         tile_overlap: float = _OVERLAP,
         batch_size: int = 4,
     ) -> Instances:
@@ -148,13 +148,15 @@ class FlowModel(Model):
             As in `decode`.
         niter : int, optional
             Steps of the integration. Default, or 0: 200, more for objects that are larger than the network knows.
-        resample : bool
-            Follow flows at the image's resolution; False: at the network's, faster where that is lower.
+        resample : bool, optional
+            Follow flows at the image's resolution; False: at the network's, faster where that is lower. Default: as the
+            manifest says; True for models that were Cellpose's.
         augment : bool
             Run the network on flipped tiles that overlap by half, and average.
-        tiles : "upstream" or "large"
+        tiles : "upstream" or "large", optional
             Upstream's tiles of 224 pixels, for the same cells; or the whole image, or as large tiles as memory allows:
-            faster, and cells differ here and there.
+            faster, and cells differ here and there. Default: as the manifest says; "upstream" for models that were
+            Cellpose's, and with `augment`.
         tile_overlap : float
             Share of a tile that neighbours have in common, 0.05 to 0.5.
         batch_size : int
@@ -203,9 +205,9 @@ class FlowModel(Model):
         diameter: float | None = None,
         normalize: Normalize = "model",
         invert: bool | None = None,
-        resample: bool = True,
+        resample: bool | None = None,
         augment: bool = False,
-        tiles: Tiles = "upstream",
+        tiles: Tiles | None = None,
         tile_overlap: float = _OVERLAP,
         batch_size: int = 4,
     ) -> FlowMaps:
@@ -228,12 +230,12 @@ class FlowModel(Model):
         flow_threshold: float | None = None,
         cellprob_threshold: float | None = None,
         niter: int | None = None,
-        resample: bool = True,
+        resample: bool | None = None,
         augment: bool = False,
         min_size: int | None = None,
         max_size_fraction: float = flow.MAX_SIZE_FRACTION,
         interpolate: bool = True,
-        tiles: Tiles = "upstream",
+        tiles: Tiles | None = None,
         tile_overlap: float = _OVERLAP,
         batch_size: int = 4,
     ) -> Route:
@@ -371,7 +373,7 @@ class FlowModel(Model):
 
     def _check(self, run: _Run) -> None:
         """Refuse options that this network cannot run with."""
-        if run.tiles not in ("upstream", "large"):
+        if run.tiles not in FLOW_TILES:
             raise CellrtError(f"expected tiles='upstream' or 'large', got {run.tiles!r}")
         if run.tiles == "large" and (run.augment or self.head.fixed_tile):
             why = "augment=True" if run.augment else f"a network that takes {self.head.tile} x {self.head.tile} only"
@@ -387,14 +389,22 @@ class FlowModel(Model):
         return self.head.dynamics == "v3"
 
     def _option(
-        self, diameter: float | None, tiles: str, overlap: float, batch_size: int, *, resample: bool, augment: bool
+        self,
+        diameter: float | None,
+        tiles: Tiles | None,
+        overlap: float,
+        batch_size: int,
+        *,
+        resample: bool | None,
+        augment: bool,
     ) -> _Run:
         """Options of `predict`, checked."""
+        usual = "upstream" if augment else self.head.tiles
         run = _Run(
             diameter=None if diameter is None else _positive(diameter),
-            resample=resample,
+            resample=self.head.resample if resample is None else resample,
             augment=augment,
-            tiles=tiles,
+            tiles=usual if tiles is None else tiles,
             overlap=overlap,
             batch_size=batch_size,
         )

@@ -20,6 +20,7 @@ from cellrt.errors import ModelError
 
 SCHEMA = 1
 METADATA_KEY = "cellrt"  # the key of the manifest among an ONNX file's metadata_props
+FLOW_TILES = ("upstream", "large")
 DYNAMICS = ("v3", "v4")  # whose post-processing a flow model needs: Cellpose 1 to 3, or 4
 
 _log = logging.getLogger(__name__)
@@ -165,6 +166,8 @@ class FlowSpec:
     flow_threshold: float = 0.4  # largest error of a mask's flow
     cellprob_threshold: float = 0.0  # least logit of a pixel inside a cell
     min_size: int = 15  # pixels of a mask
+    tiles: str = "upstream"  # "upstream" or "large": which tiles the network gets unless told otherwise
+    resample: bool = True  # follow the flow at the image's resolution unless told otherwise, not at the network's
     size_model: SizeModelSpec | None = None
     kind: str = "flow"
 
@@ -174,6 +177,7 @@ class FlowSpec:
         _require(0 < self.diam_labels < 1e4, "head.diam_labels", "a number of pixels in (0, 10000)", self.diam_labels)
         _require(64 <= self.tile <= 4096, "head.tile", "64..4096", self.tile)
         _require(0 <= self.n_style <= 65536, "head.n_style", "0..65536", self.n_style)
+        _require(self.tiles in FLOW_TILES, "head.tiles", f"one of {', '.join(FLOW_TILES)}", self.tiles)
         _require(self.flow_threshold >= 0, "head.flow_threshold", "at least 0", self.flow_threshold)
         _require(-1 <= self.min_size <= 1 << 40, "head.min_size", "-1..2^40", self.min_size)  # -1: off, upstream's way
         if self.size_model is not None:

@@ -30,6 +30,8 @@ from cellrt.tile import Tile, checked, padded, plan
 # A full-width StarDist network needs about 0.25 kB per pixel that it reads at once: 1.1 GB. Smaller tiles need less
 # memory, but compute their halos more often.
 MAX_TILE_PIXELS = 4_400_000
+# Tiles that the network runs on at once. A CPU is slower on several than one by one; other devices idle between calls.
+_BATCH_ELSEWHERE = 8
 
 Normalize = PercentileSpec | tuple[float, float] | Literal["model"] | None
 
@@ -207,7 +209,9 @@ class StarModel(Model):
             out_shape=(pixels.shape[1], pixels.shape[2]),
             scale=(1 / factors[0], 1 / factors[1]),
         )
-        return _Work(ready, self._plan(ready, tiles), head.grid, collector, finish)
+        on_cpu = self.providers[0] == "CPUExecutionProvider"
+        batch_size = 1 if on_cpu else min(_BATCH_ELSEWHERE, max(1, MAX_TILE_PIXELS // ready[0].size))
+        return _Work(ready, self._plan(ready, tiles), head.grid, batch_size, collector, finish)
 
     def _decode_whole(self, maps: NDArray[np.float32]) -> Instances:
         """Instances of the maps of an image that is one tile without padding."""
@@ -258,18 +262,17 @@ class StarModel(Model):
 class _Work:
     """One image on its way through the network: see `pool.Work`."""
 
-    batch_size = 1
-
     def __init__(
         self,
         ready: NDArray[np.float32],
         tiles: tuple[Tile, ...],
         grid: tuple[int, int],
+        batch_size: int,
         collector: star.Collector,
         finish: Callable[[], Instances],
     ) -> None:
         self._ready, self._tiles, self._grid, self._collector = ready, tiles, grid, collector
-        self._finish = finish
+        self.batch_size, self._finish = batch_size, finish
         self.n_tiles = self._left = len(tiles)
 
     @property

@@ -78,14 +78,14 @@ def true_flow(labels: NDArray[np.int32]) -> NDArray[np.float32]:
 
 @torch.no_grad()
 def predict(net: CPNet, image: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
-    """Normalised image (C, Y, X) -> maps (3, Y, X) in its pixels; the network sees it scaled, as `segment` does."""
+    """Normalised image (C, Y, X) -> maps (3, y, x) of what the network sees: the image scaled, as `segment` does."""
     shape = (image.shape[1], image.shape[2])
     size = (max(1, int(shape[0] * scale)), max(1, int(shape[1] * scale)))
     small = _resized(image, size)
     padding = [(0, -side % net.multiple) for side in size]
     padded = torch.from_numpy(np.pad(small, [(0, 0), *padding], mode="reflect"))[None]
     maps = net(padded.to(next(net.parameters()).device))[0][0, :, : size[0], : size[1]]
-    return _resized(maps.contiguous().cpu().numpy(), shape)
+    return np.ascontiguousarray(maps.cpu().numpy())
 
 
 def _resized(planes: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
@@ -121,7 +121,7 @@ def evaluate(
                     flow_threshold=flow_threshold,
                     cellprob_threshold=cellprob,
                 )
-                found = flow.decode(maps, spec, steps=int(flow.STEPS / factor), threads=1)
+                found = flow.decode(maps, spec, out_shape=sample.labels.shape, threads=1)
                 total[i, j] += count(sample.labels, found.labels, [len(found)])[0]
     return [
         Score.of({"flow_threshold": flow_threshold, "cellprob_threshold": cellprob}, total[i, j])
@@ -216,6 +216,8 @@ class FlowKind:
             precision=precision,
             flow_threshold=thresholds["flow_threshold"],
             cellprob_threshold=thresholds["cellprob_threshold"],
+            tiles="large",  # the fast ways, by which it was evaluated: there are no cells of Cellpose's to agree with
+            resample=False,
         )
 
     @torch.no_grad()
