@@ -18,7 +18,7 @@ TILINGS = (("upstream", "1.8x"), ("large", "3x"))
 
 def main():
     """Export the model, then compare network and segmentation for each number of threads."""
-    options = arguments(__doc__.splitlines()[0]).parse_args()
+    options = arguments(__doc__.splitlines()[0], threads=(2,)).parse_args()
     if not scenes.CPNET.exists():
         sys.exit(f"expected a trained CPnet at {scenes.CPNET}, got none: nothing was measured")
     report = Report("cellpose_speed", f"How long does a {SIDE} x {SIDE} image take, and how much memory?")

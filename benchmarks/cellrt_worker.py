@@ -1,16 +1,19 @@
 """Our side: the same jobs as those of the originals' workers, through cellrt's rooms, in the project's environment."""
 
+import json
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 from worker import serve
 
 import cellrt
-from cellrt import kernels
+from cellrt import kernels, readers
 from cellrt.heads import flow as flow_head
 from cellrt.manifest import FlowSpec, PercentileSpec
 from cellrt.normalize import normalize
 from cellrt.session import Session
+from cellrt.write import write
 
 # Pairs that may be compared: as many as the `star` head allows per candidate.
 MAX_PAIRS_PER_CANDIDATE = 4096
@@ -50,8 +53,9 @@ def normalization(inputs, threads):
 
 
 def segmentation(inputs, threads):
-    """A raw image to labels: `segment` with its defaults."""
-    model = cellrt.load(str(inputs["model"]), providers=["cpu"], threads=threads)
+    """A raw image to labels: `segment` with its defaults, in as little memory as is asked for."""
+    limit = {"memory": str(inputs["memory"])} if "memory" in inputs else {}
+    model = cellrt.load(str(inputs["model"]), providers=["cpu"], threads=threads, **limit)
     image = inputs["image"]
 
     def run():
@@ -59,6 +63,52 @@ def segmentation(inputs, threads):
         return {"labels": cells.labels, "prob": cells.scores, "points": cells.points}
 
     return run
+
+
+def _files(inputs, threads):
+    """Model, paths and what the results of a path begin with; the first image is segmented to warm up."""
+    model = cellrt.load(str(inputs["model"]), providers=["cpu"], threads=threads)
+    paths, results = [Path(path) for path in inputs["paths"]], Path(str(inputs["results"]))
+    model.segment(readers.read(paths[0])[0], normalize=(1, 99.8))
+    return model, paths, lambda path: results / path.stem
+
+
+def files(inputs, threads):
+    """Files to files, one after the other."""
+    model, paths, stem = _files(inputs, threads)
+
+    def run():
+        for path in paths:
+            image, axes = readers.read(path)
+            write(model.segment(image, axes=axes, normalize=(1, 99.8)), stem(path), ["labels"])
+        return {}
+
+    return run
+
+
+def streaming(inputs, threads):
+    """Files to files, read, computed and written at the same time."""
+    model, paths, stem = _files(inputs, threads)
+
+    def save(result):
+        write(result.instances, stem(result.source), ["labels"])
+
+    def run():
+        with model.stream(paths, normalize=(1, 99.8), write=save) as stream:
+            for result in stream:
+                if result.error is not None:
+                    raise result.error
+        return {"profile": np.array(json.dumps(stream.profile))}
+
+    return run
+
+
+def multiplication(inputs, threads):
+    """A product of two square float32 matrices, whose time says what the processor can do."""
+    side = int(inputs["side"])
+    random = np.random.default_rng(0)
+    first, second = (random.random((side, side), np.float32) for _ in range(2))
+    return lambda: {"corner": (first @ second)[:1, :1]}
 
 
 def following(inputs, threads):
@@ -125,6 +175,9 @@ if __name__ == "__main__":
             "painting": painting,
             "normalization": normalization,
             "segmentation": segmentation,
+            "files": files,
+            "streaming": streaming,
+            "multiplication": multiplication,
             "following": following,
             "errors": errors,
             "masks": masks,

@@ -18,6 +18,8 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +31,13 @@ ROOT = HERE.parent
 
 
 class Worker:
-    """A process that runs tasks; see worker.py for the commands. `program`: its own, instead of the side's."""
+    """A process that runs tasks; see worker.py for the commands.
 
-    def __init__(self, side, threads, program=None):
-        self.side, self.threads = side, threads
+    `program`: its own, instead of the side's; `name`: what its rows call it, where one side runs twice.
+    """
+
+    def __init__(self, side, threads, program=None, name=None):
+        self.side, self.threads, self.name = side, threads, name or side
         python = sys.executable if side == "cellrt" else peers.python_of(side)
         environment = dict(os.environ)
         if side != "cellrt":
@@ -73,7 +78,7 @@ class Worker:
 
     def result(self, folder):
         """The arrays that the last run returned."""
-        path = Path(folder) / f"{self.side}-{self.threads}.npz"
+        path = Path(folder) / f"{self.name}-{self.threads}.npz"
         self.ask(do="save", path=str(path))
         with np.load(path) as stored:
             return {key: stored[key] for key in stored.files}
@@ -89,20 +94,39 @@ class Worker:
 
 def interleave(first, second, repeats):
     """Run two loaded workers in turn; returns one row of timings. `ratio` is first / second."""
-    runs = []
-    for index in range(repeats + 1):
-        pair = [worker.ask(do="run") for worker in (first, second)]
-        if index:
-            runs.append(pair)
-    row = {"threads": first.threads, "peer": first.side}
+    return comparison(first, second, rounds((first, second), repeats))
+
+
+def rounds(workers, repeats, *, warm_up=True):
+    """Run loaded workers in turn: a list per round, of each worker's answer. Without the round that warms up."""
+    taken = [[worker.ask(do="run") for worker in workers] for _ in range(repeats + warm_up)]
+    return taken[warm_up:]
+
+
+def comparison(first, second, runs):
+    """A row of two workers' timings, out of pairs of answers; `ratio` is first / second."""
+    row = {"threads": second.threads, "peer": first.name}
     for position, worker in enumerate((first, second)):
-        row[worker.side] = {
+        row[worker.name] = {
             "seconds": summary([pair[position]["seconds"] for pair in runs]),
             "cpu_seconds": summary([pair[position]["cpu_seconds"] for pair in runs]),
         }
     row["ratio"] = summary([pair[0]["seconds"] / pair[1]["seconds"] for pair in runs])
     row["cpu_ratio"] = summary([pair[0]["cpu_seconds"] / pair[1]["cpu_seconds"] for pair in runs])
     return row
+
+
+def in_turn(functions, repeats):
+    """Run functions of this process in turn; the times of each, without those of the round that warms up."""
+    rows = []
+    for _ in range(repeats + 1):
+        row = []
+        for function in functions:
+            start = time.perf_counter()
+            function()
+            row.append(time.perf_counter() - start)
+        rows.append(row)
+    return list(zip(*rows[1:], strict=True))
 
 
 def summary(values):
@@ -126,12 +150,18 @@ class Report:
             "versions": {},
             "rows": [],
         }
-        self._ticks = processor_ticks()
+        self._ticks, self._start = processor_ticks(), time.perf_counter()
 
     def versions(self, *workers):
         """Note the versions that each side runs."""
         for worker in workers:
             self.contents["versions"].setdefault(worker.side, worker.ask(do="versions"))
+
+    def own_versions(self):
+        """Note ours, where no worker runs it."""
+        names = ("cellrt", "numpy", "onnxruntime")
+        found = {"python": platform.python_version()} | {name: metadata.version(name) for name in names}
+        self.contents["versions"]["cellrt"] = found
 
     def add(self, row):
         """Keep one row and print it."""
@@ -144,6 +174,7 @@ class Report:
         total, stolen = (after - before for after, before in zip(processor_ticks(), self._ticks, strict=True))
         # What the host of a virtual machine gave to others meanwhile: above a few percent, times say little.
         self.contents["stolen_share"] = round(stolen / total, 3) if total else 0.0
+        self.contents["minutes"] = round((time.perf_counter() - self._start) / 60, 1)
         RESULTS.mkdir(exist_ok=True)
         path = RESULTS / f"{self.name}.json"
         path.write_text(json.dumps(self.contents, indent=1) + "\n")
@@ -153,7 +184,8 @@ class Report:
 def line(row):
     """One row, for the terminal."""
     if "ratio" not in row:
-        return f"{row['what']:<48} {row['value']:>9.3g} {row['unit']:<3} (asked: {row['target']})"
+        value = f"{row['value']:.1%}" if row["unit"] == "%" else f"{row['value']:.3g} {row['unit']}"
+        return f"{row['what']:<80} {value:>12} (asked: {row['target']})"
     sides = "  ".join(f"{side} {row[side]['seconds']['median']:.4g} s" for side in (row["peer"], "cellrt"))
     ratio = row["ratio"]
     return (
@@ -185,11 +217,14 @@ def processor_ticks():
     return sum(ticks), ticks[7]
 
 
-def arguments(description):
-    """The options that every script has."""
+def arguments(description, threads=(1, 2)):
+    """The options that every script has; `threads`: what it runs on by itself."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--repeats", type=int, help="pairs of runs per row (default: the script's own)")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="thread counts (default: 1 2)")
+    parser.add_argument("--repeats", type=int, help="runs per row (default: the script's own)")
+    told = " ".join(map(str, threads))
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=list(threads), help=f"thread counts (default: {told})"
+    )
     return parser
 
 

@@ -5,6 +5,7 @@ import scenes
 from harness import Report, Worker, arguments, interleave, scratch
 
 REPEATS = {"suppression": 5, "painting": 7, "normalization": 9}
+MANY, REPEATS_OF_MANY = 1_000_000, 2  # candidates; on the largest number of threads only: the original takes its time
 
 
 def agree_on_survivors(original, ours):
@@ -27,7 +28,9 @@ def agree_on_image(original, ours):
 
 def main():
     """Run the three comparisons for each number of threads."""
-    options = arguments(__doc__.splitlines()[0]).parse_args()
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--many", type=int, default=MANY, help=f"candidates of the largest row (default: {MANY})")
+    options = parser.parse_args()
     report = Report("kernels_speed", "How many times faster than StarDist's are the kernels, per thread?")
     prob, dist, points = scenes.candidates(100_000)
     cell_prob, cell_dist, cell_points = scenes.cells(2000, (2048, 2048))
@@ -54,19 +57,29 @@ def main():
             {"image": scenes.camera_image((2048, 2048))},
         ),
     )
+    many = dict(zip(("prob", "dist", "points"), scenes.candidates(options.many), strict=True))
     with scratch() as folder:
         for threads in options.threads:
             with Worker("stardist", threads) as original, Worker("cellrt", threads) as ours:
                 report.versions(original, ours)
-                for task, what, target, agreement, inputs in jobs:
-                    path = f"{folder}/{task}.npz"
-                    np.savez(path, **inputs)
-                    original.load(task, path)
-                    ours.load(task, path)
-                    row = interleave(original, ours, options.repeats or REPEATS[task])
-                    found = agreement(original.result(folder), ours.result(folder))
-                    report.add({"what": what, "target": f"{target}x", "agreement": found} | row)
+                for job in jobs:
+                    compare(report, folder, original, ours, *job, options.repeats or REPEATS[job[0]])
+        with Worker("stardist", threads := max(options.threads)) as original, Worker("cellrt", threads) as ours:
+            what = f"NMS of {options.many:,} candidates, 32 rays"
+            job = ("suppression", what, 10, agree_on_survivors, many | {"nms_thresh": np.float64(0.4)})
+            compare(report, folder, original, ours, *job, options.repeats or REPEATS_OF_MANY)
     report.write()
+
+
+def compare(report, folder, original, ours, task, what, target, agreement, inputs, repeats):
+    """One row."""
+    path = f"{folder}/{task}.npz"
+    np.savez(path, **inputs)
+    original.load(task, path)
+    ours.load(task, path)
+    row = interleave(original, ours, repeats)
+    found = agreement(original.result(folder), ours.result(folder))
+    report.add({"what": what, "target": f"{target}x", "agreement": found} | row)
 
 
 if __name__ == "__main__":

@@ -1,27 +1,38 @@
-"""Run every comparison, then write the tables. `make bench` calls this."""
+"""Run every comparison, then write the tables and plots. `make bench` calls this."""
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+SCRIPTS = (
+    "kernels_speed",
+    "segment_speed",
+    "throughput",
+    "overhead",
+    "latency",
+    "scaling",
+    "flow_speed",
+    "cellpose_speed",
+    "footprint",
+    "bundled_models",
+    "fine_tuning",
+)
 
 
 def main():
-    """Run the scripts one after the other, options passed on; stop at the first that fails."""
-    for script in (
-        "kernels_speed",
-        "kernel_limits",
-        "segment_speed",
-        "flow_speed",
-        "cellpose_speed",
-        "footprint",
-        "bundled_models",
-        "fine_tuning",
-    ):
+    """Run the scripts one after the other, options passed on; stop at the first that fails. Says how long each took."""
+    times = {}
+    for script in SCRIPTS:
         print(f"== {script}", flush=True)
+        start = time.perf_counter()
         subprocess.run([sys.executable, str(HERE / f"{script}.py"), *sys.argv[1:]], check=True)
+        times[script] = time.perf_counter() - start
     subprocess.run([sys.executable, str(HERE / "tables.py")], check=True)
+    for script, seconds in times.items():
+        print(f"{script:<16} {seconds / 60:5.1f} min")
+    print(f"{'all':<16} {sum(times.values()) / 60:5.1f} min")
 
 
 if __name__ == "__main__":

@@ -12,23 +12,23 @@ from harness import ROOT, Worker
 SHARED = ROOT.parent / "shared"
 TRAINED = SHARED / "reference" / "stardist" / "models" / "2d_fluo"
 MOSAIC = SHARED / "data" / "large_mosaic" / "images"
+PHASE = SHARED / "data" / "usiigaci_phase" / "images" / "set03.tif"  # held out of the training of `cells`
 CPNET = SHARED / "reference" / "cellpose" / "models" / "cpnet_synth"
 CELLPOSE_CASE = SHARED / "reference" / "cellpose" / "v3_synth2ch.npz"
 
 
-def candidates(n, n_rays=32, per_object=35, seed=0):
+def candidates(n, n_rays=32, per_object=35, seed=0, spacing=27):
     """Candidates as a trained network gives them: about 35 per object, on a grid of 2 px inside it.
 
     Objects are ellipses of radius 8 to 14 px, spaced like nuclei in a dense field; the rays of a candidate end at its
     object's outline, within 3 %, and its probability falls from the centre. All probabilities are distinct, because
-    the original has no defined order for equal ones.
+    the original has no defined order for equal ones. `spacing`: pixels from one object to the next.
 
     Returns prob (n,) float32, dist (n, n_rays) float32, points (n, 2) int64, in row-major order of the points.
     """
     random = np.random.default_rng(seed)
     n_objects = -(-n // per_object)
     side = int(np.ceil(np.sqrt(n_objects)))
-    spacing = 27
     corner = np.stack(np.divmod(np.arange(n_objects), side), 1) * spacing + 20
     centres = corner + random.uniform(-6, 6, (n_objects, 2))
     long_axis = random.uniform(8, 14, n_objects)
@@ -106,6 +106,35 @@ def microscope_image(shape):
 
         return tifffile.imread(files[0])[: shape[0], : shape[1]].copy(), "crop of a mosaic of DSB 2018 images (CC0)"
     return camera_image(shape), "drawn image"
+
+
+def cell_image(side):
+    """Whole cells as the bundled model for them knows them: a phase contrast image, or a drawn one; and what it is."""
+    if PHASE.exists():
+        from cellrt import readers
+
+        return readers.read(PHASE)[0][:side, :side].copy(), "crop of an image of Usiigaci (phase contrast)"
+    return camera_image((side, side)), "drawn image"
+
+
+def fields(folder, n, side=512):
+    """Write `n` fields of view as TIFF files: crops of a large image, turned and mirrored; what they are.
+
+    Up to 512 differ (of 512 pixels): 64 crops in 8 positions.
+    """
+    import tifffile
+
+    large = 4096
+    image, what = microscope_image((large, large))
+    corners_of = [(y, x) for y in range(0, large - side + 1, side) for x in range(0, large - side + 1, side)]
+    for index in range(n):
+        y, x = corners_of[index % len(corners_of)]
+        turn, mirror = divmod(index // len(corners_of) % 8, 2)
+        field = np.rot90(image[y : y + side, x : x + side], turn)
+        tifffile.imwrite(
+            Path(folder) / f"field{index:03d}.tif", field[:, ::-1] if mirror else field, compression="zlib"
+        )
+    return f"{what}, {n} fields of {side} x {side}"
 
 
 def model_folder(scratch):

@@ -71,6 +71,30 @@ def segmentation(inputs, threads):
     return run
 
 
+def files(inputs, threads):
+    """Files to files, one after the other; the first image is segmented beforehand to warm up."""
+    import tifffile
+
+    _limit_tensorflow(threads)
+    model = _open(str(inputs["folder"]))
+    paths, results = [Path(path) for path in inputs["paths"]], Path(str(inputs["results"]))
+
+    def segment(path):
+        image = normalize(tifffile.imread(path), 1, 99.8)
+        return model.predict_instances(image, show_tile_progress=False)[0]
+
+    segment(paths[0])
+
+    def run():
+        for path in paths:
+            labels = segment(path).astype(np.uint16)
+            name = results / f"{path.stem}_labels.tif"
+            tifffile.imwrite(name, labels, compression="zlib", compressionargs={"level": 1})
+        return {}
+
+    return run
+
+
 def model_folder(inputs, threads):
     """Write a model folder of the published architecture with seeded weights, for machines without a trained one.
 
@@ -110,6 +134,7 @@ if __name__ == "__main__":
             "painting": painting,
             "normalization": normalization,
             "segmentation": segmentation,
+            "files": files,
             "model_folder": model_folder,
         },
         {
