@@ -44,6 +44,8 @@ class Augmentation:
     """Scale images to this median diameter of their objects first, pixels; None: leave them as they are."""
     invert: float = 0.0
     """Share of patches that are inverted."""
+    border: float = 0.0
+    """Share of patches of which a part is the zeros that Cellpose pads images with."""
     strength: float = 1.0
     """Scales how often and how far patches are changed, turns and flips apart; 0: not at all."""
     late_strength: float | None = None
@@ -76,7 +78,12 @@ def random_patch(rng: np.random.Generator, sample: Sample, spec: Augmentation, *
         patch = _random_stain(rng, sample, coordinates, spec.strength)
     else:
         patch = _sample(sample.image, coordinates, "bilinear")
-    return _random_intensity(rng, patch, spec), labels
+    patch = _random_intensity(rng, patch, spec)
+    if spec.border and rng.random() < spec.border:
+        turns, width = int(rng.integers(4)), int(rng.integers(1, max(2, size // 6)))
+        for array in (patch, labels):
+            np.rot90(array, turns, axes=(-2, -1))[..., :width, :] = 0
+    return patch, labels
 
 
 def _sample(source: NDArray[Any], coordinates: Float, mode: str) -> Float:

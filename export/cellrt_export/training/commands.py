@@ -251,6 +251,7 @@ def _flow_kind(arguments: argparse.Namespace, start: CPNet | None, diameter: flo
             zoom=(0.5, 1.7),
             diameters=(8, 70),
             invert=0.1,
+            border=0.3,
         ),
         batch_size=arguments.batch,
         patch_size=arguments.patch,

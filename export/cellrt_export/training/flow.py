@@ -17,6 +17,7 @@ from cellrt import kernels
 from cellrt.heads import flow
 from cellrt.manifest import FlowSpec, Normalize99Spec
 from cellrt.normalize99 import normalize99
+from cellrt.tile import cellpose_padding
 from cellrt_export import cellpose
 from cellrt_export.cpnet import CPNet
 from cellrt_export.summary import ExportSummary
@@ -82,9 +83,10 @@ def predict(net: CPNet, image: NDArray[np.float32], scale: float) -> NDArray[np.
     shape = (image.shape[1], image.shape[2])
     size = (max(1, int(shape[0] * scale)), max(1, int(shape[1] * scale)))
     small = _resized(image, size)
-    padding = [(0, -side % net.multiple) for side in size]
-    padded = torch.from_numpy(np.pad(small, [(0, 0), *padding], mode="reflect"))[None]
-    maps = net(padded.to(next(net.parameters()).device))[0][0, :, : size[0], : size[1]]
+    pads = [cellpose_padding(side, smallest=0) for side in size]
+    padded = torch.from_numpy(np.pad(small, [(0, 0), *pads]))[None]
+    (top, _), (left, _) = pads
+    maps = net(padded.to(next(net.parameters()).device))[0][0, :, top : top + size[0], left : left + size[1]]
     return np.ascontiguousarray(maps.cpu().numpy())
 
 
