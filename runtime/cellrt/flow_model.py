@@ -239,8 +239,8 @@ class FlowModel(Model):
         network's style is that of a tile. Numbers run by tiles, in rows, and within a tile as `segment` gives them.
         Interrupted, the same call continues at the last finished tile.
 
-        Memory at the peak, beside the model's: 0.4 GB for the network (CPnet), 150 bytes per pixel of a tile, 128 MB of
-        labels and 100 bytes per object.
+        Memory at the peak, beside 0.1 GB for the program and the model: 0.4 GB for the network (CPnet), 100 bytes per
+        pixel of a tile, 128 MB of labels and 100 bytes per object.
 
         Parameters
         ----------

@@ -146,9 +146,9 @@ class StarModel(Model):
         The cells and their labels are those of `segment` on the whole image, apart from float rounding in the network.
         Interrupted, the same call continues at the last finished tile.
 
-        Memory at the peak, beside the model's: 250 bytes per pixel of a tile (a network of full width) and 300 bytes
-        per candidate at 32 rays, of which an image of 100 megapixels has about half a million; the image's size as such
-        does not matter.
+        Memory at the peak, beside 0.1 GB for the program and the model: 250 bytes per pixel of a tile (a network of full
+        width), 400 bytes per candidate that waits to be decided (at 32 rays; one to two million, or all in two rows of
+        tiles of a wider image) and 1 kB per object. The image's size as such does not matter.
 
         Parameters
         ----------
@@ -166,7 +166,7 @@ class StarModel(Model):
             Most pixels that the network reads at once: fewer need less memory, and more time for what tiles have in
             common. Default: 2.5 million.
         max_candidates : int
-            More are an error, before memory ends.
+            Most candidates that may wait to be decided: more are an error, before memory ends.
         work : str or Path, optional
             Folder where finished tiles are kept until the run succeeds. Default: for a path, ``<sink>.progress``; for
             an array none, so that an interrupted run begins anew.

@@ -84,14 +84,13 @@ def segment(
     )
     with journal_for(sink, work, _key(image, manifest, run, tiles), scratch=False) as journal:
         low, divisor = _range(image, run, journal)
-        n_resumed = 0
+        computed: set[int] = set()
 
         def candidates(index: int, tile: Tile) -> star.Candidates:
             """Of a tile, from the network or from an earlier run."""
-            nonlocal n_resumed
             found = None if journal is None else _restored(journal, index)
-            n_resumed += found is not None
             if found is None:
+                computed.add(index)
                 batch = _network_input(image, tile, low, divisor, run, shape)[np.newaxis]
                 maps = network(batch)["maps"][0]
                 found = collector.candidates(maps, origin=tile.origin, window=tile.window(head.grid))
@@ -103,8 +102,7 @@ def segment(
 
         try:
             survivors = _survivors(tiles, candidates, head, run, along=True, progress=progress)
-        except LongRaysError:
-            n_resumed = 0
+        except LongRaysError:  # once more, from the journal where there is one
             survivors = _survivors(tiles, candidates, head, run, along=False, progress=progress)
         scale = (1 / run.factors[0], 1 / run.factors[1])
         polygons = star.outlined(head, survivors, scale=scale, threads=run.threads)
@@ -124,7 +122,7 @@ def segment(
         polygons.classes,
         polygons.class_prob,
         n_tiles=len(tiles),
-        n_resumed=n_resumed,
+        n_resumed=len(tiles) - len(computed),
     )
 
 
