@@ -146,9 +146,9 @@ class StarModel(Model):
         The cells and their labels are those of `segment` on the whole image, apart from float rounding in the network.
         Interrupted, the same call continues at the last finished tile.
 
-        Memory at the peak, beside 0.1 GB for the program and the model: 250 bytes per pixel of a tile (a network of full
-        width), 400 bytes per candidate that waits to be decided (at 32 rays; one to two million, or all in two rows of
-        tiles of a wider image) and 1 kB per object. The image's size as such does not matter.
+        Memory at the peak, beside 0.1 GB for the program and the model: 250 bytes per pixel of a tile (a network of
+        full width), 400 bytes per candidate that waits to be decided (at 32 rays; one to two million, or all in two
+        rows of tiles of a wider image) and 1 kB per object. The image's size as such does not matter.
 
         Parameters
         ----------
