@@ -707,3 +707,17 @@ def test_flow_large_tiles_of_the_network_are_the_default(flow_model):
     fixed = cellrt.load(flow_network.model(fixed_tile=True), providers=["cpu"], threads=1)
     image, n_blobs = flow_network.image((150, 190))
     assert len(large(fixed, image, diameter=16.0)[1]) == n_blobs
+
+
+def test_images_without_objects(toy, flow_model, tmp_path):
+    import tifffile
+
+    cells = toy.segment_large(textured(), tmp_path / "none.tif", prob_thresh=1.0, tile_pixels=SMALL)
+    assert len(cells) == 0
+    assert cells.points.shape == (0, 2)
+    assert not tifffile.imread(tmp_path / "none.tif").any()
+    for image in (np.zeros((150, 190), np.uint16), np.random.default_rng(0).random((150, 190)) / 100):
+        labels, cells = large(flow_model, image, diameter=16.0, normalize=None, halo=30, tile_pixels=100**2)
+        assert cells.n_tiles > 1
+        assert len(cells) == 0
+        assert not labels.any()
