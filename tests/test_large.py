@@ -145,7 +145,7 @@ def test_candidates_are_decided_along_with_the_tiles(toy, monkeypatch):
 def test_long_rays_are_decided_at_the_end(toy, monkeypatch):
     def long_rays(batch):
         outputs = pointwise(batch)
-        outputs["maps"][0, 1:] *= np.where(outputs["maps"][0, 0] > 0.97, 40, 1)
+        outputs["maps"][0, 1:] *= np.where(outputs["maps"][0, 0] > 0.97, 80, 1)
         return outputs
 
     monkeypatch.setattr(settle, "_ENOUGH", 0)

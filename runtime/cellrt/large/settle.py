@@ -21,7 +21,7 @@ from cellrt.manifest import StarSpec
 
 _CELL = 8  # pixels: whether polygons touch is decided on such a lattice, in favour of touching
 _LEAST_REACH = 128  # pixels
-_LONGEST_RAY = 256  # pixels: polygons of longer ones cover so much of the lattice that waiting is cheaper
+_LONGEST_RAY = 512  # pixels: polygons of longer ones cover so much of the lattice that waiting is cheaper
 _ENOUGH = 1 << 20  # candidates, 160 MB at 32 rays: fewer may wait, as deciding takes longer near rows to come
 _LEVELS = 64  # of probability: candidates of a level are looked at together
 
