@@ -3,6 +3,7 @@
 import errno
 import json
 import tracemalloc
+from dataclasses import replace
 
 import flow_network
 import numpy as np
@@ -25,7 +26,7 @@ from cellrt.large.flow import segment as segment_flow
 from cellrt.large.paint import PolygonPainter
 from cellrt.large.percentiles import percentiles
 from cellrt.large.source import Source
-from cellrt.manifest import Normalize99Spec, StarSpec
+from cellrt.manifest import InputSpec, Normalize99Spec, StarSpec, TileSpec
 
 SMALL = 40_000  # pixels of a tile: several to an image of these tests
 FINGERPRINT = 8 * 8 * 64 * 64 + 1  # pixels that are read to tell an image from others
@@ -50,8 +51,13 @@ def textured(shape=(301, 407), seed=0, dtype=np.uint16):
 
 @pytest.fixture
 def toy(monkeypatch):
-    """The model "nuclei" with the stand-in, and how often it ran."""
+    """A star model with the stand-in, and how often it ran."""
     model = cellrt.load("nuclei", providers=["cpu"], threads=1)
+    head = StarSpec(n_rays=32, grid=(2, 2), prob_thresh=0.6, nms_thresh=0.3)
+    tile = TileSpec(multiple=(16, 16), receptive_field=(94, 94), halo=(94, 94))
+    manifest = replace(model.manifest, head=head, tile=tile, input=InputSpec(n_channels=1), selftest=None)
+    monkeypatch.setattr(model, "head", head)
+    monkeypatch.setattr(model, "manifest", manifest)
     runs = []
     monkeypatch.setattr(model, "_network", lambda batch: runs.append(batch.shape) or pointwise(batch))
     model.runs = runs
@@ -117,7 +123,7 @@ def test_star_grey_values_and_normalised_input(toy):
 def test_star_with_the_network():
     """Where its convolutions round the same at every size, to the byte; else but for a pixel here and there."""
     model = cellrt.load("nuclei", providers=["cpu"])
-    image, n_nuclei = blobs(side=448)
+    image, n_nuclei = blobs(side=640)
     want = model.segment(image)
     labels, cells = large(model, image, tile_pixels=80_000)
     assert cells.n_tiles > 1

@@ -290,7 +290,10 @@ class FlowModel(Model):
         known = self.head.diam_labels if diameter is None else diameter
         if tiles is None:
             tiles = "upstream" if augment or self.head.fixed_tile else "large"
-        option = self._option(known, tiles, tile_overlap, batch_size, resample=resample, augment=augment)
+        option = self._option(
+            known, tiles, tile_overlap, batch_size, resample=resample, augment=augment, threads=self._threads
+        )
+        network = {name: value for name, value in asdict(option).items() if name not in ("threads", "batch_size")}
         numbers = self._numbers(channels)
         decoding: dict[str, Any] = {
             "flow_threshold": flow_threshold,
@@ -325,7 +328,7 @@ class FlowModel(Model):
                 halo=halo,
                 tile_pixels=most if tile_pixels is None else require_tile_pixels(tile_pixels, most),
                 threads=self._threads,
-                options={"channels": numbers, "network": asdict(option), "decoding": decoding},
+                options={"channels": numbers, "network": network, "decoding": decoding},
             ),
             work=work,
             progress=progress,

@@ -164,7 +164,7 @@ class StarModel(Model):
             Grey values that become 0 and 1, instead of percentiles.
         tile_pixels : int, optional
             Most pixels that the network reads at once: fewer need less memory, and more time for what tiles have in
-            common. Default: 2.5 million.
+            common. Default: 2.5 million, or what a memory limit of the model leaves for the network.
         max_candidates : int
             Most candidates that may wait to be decided: more are an error, before memory ends.
         work : str or Path, optional
@@ -187,7 +187,11 @@ class StarModel(Model):
         from cellrt.large import star as large  # here: most users never need it
         from cellrt.large.source import require_tile_pixels
 
-        head = self.head
+        head, limit = self.head, self._memory
+        most = MAX_TILE_PIXELS
+        if limit is not None:
+            halo_y, halo_x = padded(self.manifest.tile.halo, self.manifest.tile.multiple)
+            most = limit.tile_pixels(0, least=4 * halo_y * 4 * halo_x, most=most)
         run = large.StarRun(
             axes=axes,
             channels=channels,
@@ -196,7 +200,7 @@ class StarModel(Model):
             prob_thresh=head.prob_thresh if prob_thresh is None else prob_thresh,
             nms_thresh=head.nms_thresh if nms_thresh is None else nms_thresh,
             factors=_factors(scale, None),
-            tile_pixels=require_tile_pixels(tile_pixels, MAX_TILE_PIXELS),
+            tile_pixels=require_tile_pixels(tile_pixels, most),
             max_candidates=max_candidates,
             threads=self._threads,
         )
