@@ -28,7 +28,7 @@ ROOMS = [
     ["instances", "image", "resize", "session", "models", "seg_file", "overlaps", "memory"],
     ["normalize", "normalize99", "stitch", "write", "selftest", "metrics"],
     ["heads", "pool"],
-    ["stream"],
+    ["stream", "large"],
     ["model"],
     ["star_model", "flow_model"],
     ["catalogue", "zoo"],

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     )
     from cellrt.flow_model import FlowMaps, FlowModel
     from cellrt.instances import Instances
+    from cellrt.large.result import LargeInstances
     from cellrt.manifest import Manifest, Normalize99Spec, PercentileSpec
     from cellrt.model import Model
     from cellrt.seg_file import SegFile, read_seg
@@ -49,6 +50,7 @@ __all__ = [
     "ImageError",
     "Instances",
     "KernelError",
+    "LargeInstances",
     "Manifest",
     "Model",
     "ModelError",
@@ -68,6 +70,7 @@ _ROOMS = {
     "FlowMaps": "flow_model",
     "FlowModel": "flow_model",
     "Instances": "instances",
+    "LargeInstances": "large.result",
     "Manifest": "manifest",
     "Model": "model",
     "Normalize99Spec": "manifest",

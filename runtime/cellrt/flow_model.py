@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -33,6 +34,10 @@ from cellrt.tile import cellpose_padding, halving, largest, overlapping
 Normalize = Normalize99Spec | tuple[float, float] | Literal["model"] | None
 Tiles = Literal["upstream", "large"]
 _OVERLAP = 0.1  # share of a tile, upstream's default
+
+if TYPE_CHECKING:
+    from cellrt.large.result import LargeInstances
+    from cellrt.large.source import Sliceable
 
 # CPnet needs about 0.7 kB per pixel that it reads at once: 0.4 GB. Twice as large tiles are hardly faster.
 MAX_TILE_PIXELS = 600_000
@@ -197,6 +202,136 @@ class FlowModel(Model):
             min_size=min_size,
             max_size_fraction=max_size_fraction,
             interpolate=interpolate,
+        )
+
+    def segment_large(
+        self,
+        source: Sliceable,
+        sink: Any,
+        *,
+        axes: str | None = None,
+        channels: Sequence[int] | None = None,
+        diameter: float | None = None,
+        normalize: Normalize = "model",
+        invert: bool | None = None,
+        flow_threshold: float | None = None,
+        cellprob_threshold: float | None = None,
+        niter: int | None = None,
+        resample: bool | None = None,
+        augment: bool = False,
+        min_size: int | None = None,
+        max_size_fraction: float = flow.MAX_SIZE_FRACTION,
+        interpolate: bool = True,
+        tiles: Tiles | None = None,
+        tile_overlap: float = _OVERLAP,
+        batch_size: int = 4,
+        halo: int | None = None,
+        tile_pixels: int | None = None,
+        work: str | Path | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> LargeInstances:
+        """Find the objects of an image that need not fit in memory, and write their labels block by block.
+
+        The image is cut into overlapping tiles; each is segmented by itself, with the grey values of the whole image.
+        Where tiles overlap, their objects are compared: those that share more than half of the smaller one's pixels are
+        the same, and the one that lies most inside its tile stays, whole. Objects that are cut off in every tile are
+        united over the seams. Cells differ from those of `segment` on the whole image by a pixel here and there: the
+        network's style is that of a tile. Numbers run by tiles, in rows, and within a tile as `segment` gives them.
+        Interrupted, the same call continues at the last finished tile.
+
+        Memory at the peak, beside 0.1 GB for the program and the model: 0.4 GB for the network (CPnet), 100 bytes per
+        pixel of a tile, 128 MB of labels and 100 bytes per object.
+
+        Parameters
+        ----------
+        source : object with shape, dtype and slices
+            As `image` of `segment`: a memory map, a zarr or dask array, ... It is read twice, block by block.
+        sink : str, Path or array
+            A path that ends in .tif (tiled BigTIFF, uint32) or .zarr (uint32; needs ``cellrt[screen]``), which appears
+            when it is whole; or an array of int32, uint32 or 64-bit integers to assign blocks to.
+        axes, channels, invert, flow_threshold, cellprob_threshold, niter, resample, augment, min_size, interpolate
+            As in `segment`.
+        diameter : float, optional
+            Of the objects, in pixels. Default: that of the objects the model was trained on. It is not estimated here:
+            `estimate_diameter` does that for a part of the image.
+        normalize : "model", (low, high), Normalize99Spec or None
+            As in `segment`, of the whole image, but without smoothing, sharpening and percentiles of blocks.
+        max_size_fraction : float
+            An object of more than this share of a tile is dropped.
+        tiles, tile_overlap, batch_size
+            How the network runs within a tile, as in `segment`. Default: "large" where it can.
+        halo : int, optional
+            Pixels that a tile reads beyond what it keeps, at least; more than the longest object. Default: three
+            diameters, at least 64.
+        tile_pixels : int, optional
+            Most pixels of a tile. Default: 2.5 million, as far as the network does not see more of them than that; more
+            where halos are wide.
+        work : str or Path, optional
+            Folder where finished tiles are kept until the run succeeds, about a byte per pixel. Default: for a path,
+            ``<sink>.progress``; for an array a temporary one, so that an interrupted run begins anew.
+        progress : callable, optional
+            Called with the numbers of finished and of all tiles after each tile.
+
+        Returns
+        -------
+        LargeInstances
+            Without outlines.
+
+        Raises
+        ------
+        ImageError, CellrtError
+            As `segment`.
+        FileError
+            If the sink or the work folder cannot be written, or holds something else.
+        """
+        from cellrt.large import flow as large  # here: most users never need it
+        from cellrt.large.source import TILE_PIXELS, require_tile_pixels
+
+        known = self.head.diam_labels if diameter is None else diameter
+        if tiles is None:
+            tiles = "upstream" if augment or self.head.fixed_tile else "large"
+        option = self._option(
+            known, tiles, tile_overlap, batch_size, resample=resample, augment=augment, threads=self._threads
+        )
+        network = {name: value for name, value in asdict(option).items() if name not in ("threads", "batch_size")}
+        numbers = self._numbers(channels)
+        decoding: dict[str, Any] = {
+            "flow_threshold": flow_threshold,
+            "cellprob_threshold": cellprob_threshold,
+            "niter": niter,
+            "min_size": min_size,
+            "max_size_fraction": max_size_fraction,
+            "interpolate": interpolate,
+        }
+        self._decode(_NOTHING, threads=1, **decoding)  # it checks them
+        rescale = self._rescale(known)
+        halo = max(64, math.ceil(3 * known)) if halo is None else _pixels("halo", halo)
+        most = max(int(TILE_PIXELS / max(1.0, float(rescale) ** 2)), (4 * halo) ** 2)
+
+        def decode(pixels: NDArray[np.float32]) -> Instances:
+            maps = complete(self._work(pixels, option, lambda maps: Found(None, maps)), self._network).maps
+            assert isinstance(maps, FlowMaps)
+            return self.decode(maps, **decoding)
+
+        return large.segment(
+            source,
+            sink,
+            manifest=self.manifest,
+            choose=lambda pixels: cellpose_channels(
+                pixels, numbers, n_channels=self.manifest.input.n_channels, pair=self._pair
+            ),
+            decode=decode,
+            run=large.FlowRun(
+                axes=axes,
+                normalize=self._normalization(normalize, invert),
+                rescale=rescale,
+                halo=halo,
+                tile_pixels=most if tile_pixels is None else require_tile_pixels(tile_pixels, most),
+                threads=self._threads,
+                options={"channels": numbers, "network": network, "decoding": decoding},
+            ),
+            work=work,
+            progress=progress,
         )
 
     def predict(
@@ -608,6 +743,13 @@ def _needed(image: NDArray[np.float32], padded: NDArray[np.float32]) -> int:
     blending = 32 * padded[0].size  # maps as a sum and without padding, weights
     decoding = 44 * image[0].size  # maps, and where the flow leads from every second pixel
     return int(2 * image.nbytes + padded.nbytes + max(blending, decoding))
+
+
+def _pixels(name: str, value: Any) -> int:
+    """The value, if it is a whole number of pixels."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
+        raise CellrtError(f"expected {name} as a whole number of pixels, got {value!r}")
+    return int(value)
 
 
 def _positive(diameter: Any) -> float:

@@ -48,12 +48,8 @@ def as_image(
         If the array has no pixels, the wrong rank or channels, or no numeric dtype.
     """
     pixels = np.asarray(array)
-    if pixels.dtype.kind not in _DTYPES:
-        raise ImageError(f"expected an image of numbers, got dtype {pixels.dtype}; convert it first")
-    if pixels.size == 0:
-        raise ImageError(f"expected an image with pixels, got shape {pixels.shape}; check how it was read")
+    letters = axes_of(pixels, axes, channels, n_channels=n_channels)
     wanted = None if channels is None else _as_tuple(channels)
-    letters = _guess_axes(pixels, n_channels, wanted is not None) if axes is None else _check_axes(pixels, axes)
 
     for axis in reversed(range(pixels.ndim)):
         if letters[axis] not in "CYX":
@@ -77,6 +73,22 @@ def as_image(
             f"(shape {np.shape(array)}, axes {axes or 'not given'}); {advice}"
         )
     return _native(pixels)
+
+
+def axes_of(
+    pixels: NDArray[Any], axes: str | None, channels: int | Sequence[int] | None, *, n_channels: int | None
+) -> str:
+    """The axes of an array as `as_image` understands them, a letter each; parameters and errors as there.
+
+    No pixel is looked at: a stand-in of the shape and dtype will do.
+    """
+    if pixels.dtype.kind not in _DTYPES:
+        raise ImageError(f"expected an image of numbers, got dtype {pixels.dtype}; convert it first")
+    if pixels.size == 0:
+        raise ImageError(f"expected an image with pixels, got shape {pixels.shape}; check how it was read")
+    if axes is not None:
+        return _check_axes(pixels, axes)
+    return _guess_axes(pixels, n_channels, chosen=channels is not None)
 
 
 def cellpose_numbers(channels: Sequence[int], n_channels: int, pair: bool) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ channels; never tiles or sessions.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from cellrt import kernels
 from cellrt.errors import DataError, ImageError
 from cellrt.manifest import PercentileSpec
 
+NOT_FINITE = "expected finite pixels, got NaN or infinity; replace them first, for example with numpy.nan_to_num"
 _KERNEL_DTYPES = (np.uint8, np.uint16, np.float32)
 
 
@@ -46,16 +47,55 @@ def normalize(
     ImageError
         If a pixel is NaN or infinite, or if there is no contrast between the percentiles.
     """
+    with np.errstate(over="ignore"):  # what does not fit float32 becomes infinite, and is refused
+        low, divisor = _range(pixels, spec, threads)
+    return scaled(pixels, low, divisor, out_shape=out_shape, threads=threads)
+
+
+def scaled(
+    pixels: NDArray[Any],
+    low: NDArray[np.float32],
+    divisor: NDArray[np.float32],
+    *,
+    out_shape: tuple[int, int],
+    threads: int,
+) -> NDArray[np.float32]:
+    """(image - low) / divisor, channel by channel, cast and padded; the rest as in `normalize`."""
     try:
-        with np.errstate(over="ignore"):  # what does not fit float32 becomes infinite, and is refused
-            low, divisor = _range(pixels, spec, threads)
+        with np.errstate(over="ignore"):
             if pixels.dtype not in _KERNEL_DTYPES:
                 pixels = pixels.astype(np.float32)
             return kernels.normalize(pixels, low, divisor, out_shape=out_shape, threads=threads)
     except DataError:
-        raise ImageError(
-            "expected finite pixels, got NaN or infinity; replace them first, for example with numpy.nan_to_num"
-        ) from None
+        raise ImageError(NOT_FINITE) from None
+
+
+def scaling(
+    percentiles: NDArray[np.float64], spec: PercentileSpec, *, n_channels: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What becomes 0 in each channel, and the distance from there to what becomes 1.
+
+    Parameters
+    ----------
+    percentiles : float64 (1 or n_channels, 2)
+        The two percentiles of all channels together or of each.
+    spec : PercentileSpec
+    n_channels : int
+
+    Raises
+    ------
+    ImageError
+        If there is no contrast between two percentiles, or they do not fit float32.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        ranges = percentiles.astype(np.float32)
+        low, high = np.broadcast_to(ranges, (n_channels, 2)).T
+        divisor = high - low + np.float32(spec.eps)
+    if not np.isfinite(divisor).all():
+        raise ImageError(f"expected a range of pixels that fits float32, got {low.min():g} to {high.max():g}; rescale")
+    if not (high > low).all():
+        _refuse_contrast(spec, f"both {float(low[~(high > low)][0]):g}")
+    return low.copy(), divisor
 
 
 def _range(
@@ -65,28 +105,32 @@ def _range(
     if spec is None:
         return np.zeros(len(pixels), np.float32), np.ones(len(pixels), np.float32)
     groups = [pixels] if spec.joint else [pixels[c : c + 1] for c in range(len(pixels))]
-    ranges = np.array([_percentiles(group, spec, threads) for group in groups]).astype(np.float32)
-    low, high = np.broadcast_to(ranges, (len(pixels), 2)).T
-    divisor = high - low + np.float32(spec.eps)
-    if not np.isfinite(divisor).all():
-        raise ImageError(f"expected a range of pixels that fits float32, got {low.min():g} to {high.max():g}; rescale")
-    return low.copy(), divisor
+    percentiles = np.array([_percentiles(group, spec, threads) for group in groups])
+    return scaling(percentiles, spec, n_channels=len(pixels))
 
 
 def _percentiles(pixels: NDArray[Any], spec: PercentileSpec, threads: int) -> tuple[float, float]:
     """The two percentiles of all given pixels; raises if they leave no contrast."""
     percents = np.array([spec.low, spec.high], np.float64)
     if pixels.dtype in _KERNEL_DTYPES:
-        low, high = kernels.percentiles(pixels, percents, threads=threads)
+        try:
+            low, high = kernels.percentiles(pixels, percents, threads=threads)
+        except DataError:
+            raise ImageError(NOT_FINITE) from None
     else:
         low, high = np.percentile(pixels, percents)
         if not np.isfinite(low) or not np.isfinite(high):
-            raise ImageError("expected finite pixels, got NaN or infinity; replace them first")
+            raise ImageError(NOT_FINITE)
     if not np.float32(high) > np.float32(low):
         constant = bool((pixels == pixels.flat[0]).all())
         got = f"every pixel {pixels.flat[0]:g}" if constant else f"both {low:g}"
-        raise ImageError(
-            f"expected contrast between percentiles {spec.low:g} and {spec.high:g}, got {got}; check exposure and "
-            "channel, pass other percentiles as normalize=(low, high), or normalize=None for normalised input"
-        )
+        _refuse_contrast(spec, got)
     return float(low), float(high)
+
+
+def _refuse_contrast(spec: PercentileSpec, got: str) -> NoReturn:
+    """Raise what says that two percentiles leave no contrast."""
+    raise ImageError(
+        f"expected contrast between percentiles {spec.low:g} and {spec.high:g}, got {got}; check exposure and "
+        "channel, pass other percentiles as normalize=(low, high), or normalize=None for normalised input"
+    )

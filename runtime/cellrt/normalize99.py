@@ -7,6 +7,8 @@ as `eval` calls it for one image, from numpy alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -51,19 +53,80 @@ def normalize99(pixels: NDArray[Any], spec: Normalize99Spec, *, threads: int) ->
                 "expected finite pixels, got NaN or infinity; replace them first, for example with numpy.nan_to_num"
             )
         if spec.lowhigh is not None:
-            normalized, is_normalized = _by_grey_values(image, spec.lowhigh), [True] * len(image)
+            return scaled99(image, None, spec, threads=threads)
+        if spec.smooth_radius > 0 or spec.sharpen_radius > 0:
+            image = _filter(image, spec.smooth_radius, spec.sharpen_radius)
+        if spec.tile_blocksize > 0:
+            normalized = _by_blocks(image, spec, threads)
+            _invert(normalized, [spec.invert and spec.rules == "v4"] * len(image))
+            return normalized
+        return scaled99(image, _scaling_of(image, spec, threads), spec, threads=threads)
+
+
+@dataclass(frozen=True)
+class Scaling99:
+    """What percentiles say about each channel of an image: enough to normalise any part of it."""
+
+    low: tuple[float, ...]  # what becomes 0
+    divisor: tuple[float, ...]  # the distance from there to what becomes 1
+    is_blank: tuple[bool, ...]  # every pixel becomes 0
+    is_normalized: tuple[bool, ...]  # the others stay as they are, and are not inverted either
+
+
+def sample_steps(shape: tuple[int, int]) -> tuple[int, int]:
+    """The percentiles of a channel (y, x) are those of every so many rows and columns."""
+    step_y, step_x = (max(1, side // _SIDE) if shape[0] * shape[1] > _SIDE**3 else 1 for side in shape)
+    return step_y, step_x
+
+
+def scaling99(percentiles: NDArray[np.float64], is_constant: Sequence[bool], spec: Normalize99Spec) -> Scaling99:
+    """What to do with channels whose two percentiles (C, 2), of the sample, are known.
+
+    `is_constant` says of each channel whether all of its pixels are equal.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        first, last = percentiles.astype(np.float32).T
+        differences = last - first
+        has_contrast = differences > _CONTRAST
+        low, divisor = np.where(has_contrast, first, 0), np.where(has_contrast, differences, 1)
+    _require_range(bool(np.isfinite(divisor).all()))
+    return Scaling99(
+        low=tuple(low.tolist()),
+        divisor=tuple(divisor.tolist()),
+        is_blank=tuple(
+            spec.rules == "v4" if alike else not contrast
+            for alike, contrast in zip(is_constant, has_contrast.tolist(), strict=True)
+        ),
+        is_normalized=tuple(not alike for alike in is_constant),
+    )
+
+
+def scaled99(
+    pixels: NDArray[np.float32], scaling: Scaling99 | None, spec: Normalize99Spec, *, threads: int
+) -> NDArray[np.float32]:
+    """Normalise finite pixels, float32 (C, Y, X), as `scaling` says, or by the grey values of `spec` without one.
+
+    Raises `ImageError` if the range of the pixels does not fit float32, or the grey values not the channels.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        if scaling is None:
+            assert spec.lowhigh is not None  # the callers ask
+            normalized, is_normalized = _by_grey_values(pixels, spec.lowhigh), (True,) * len(pixels)
         else:
-            if spec.smooth_radius > 0 or spec.sharpen_radius > 0:
-                image = _filter(image, spec.smooth_radius, spec.sharpen_radius)
-            if spec.tile_blocksize > 0:
-                normalized, is_normalized = _by_blocks(image, spec, threads), [spec.rules == "v4"] * len(image)
-            else:
-                normalized, is_normalized = _by_percentiles(image, spec, threads)
-        for channel, inverts in zip(normalized, is_normalized, strict=True):
-            if spec.invert and inverts:
-                np.subtract(1, channel, out=channel)
-        _require_range(_is_finite(normalized))
+            low, divisor = np.array(scaling.low, np.float32), np.array(scaling.divisor, np.float32)
+            normalized = kernels.normalize(pixels, low, divisor, out_shape=pixels.shape[1:], threads=threads)
+            normalized[np.array(scaling.is_blank)] = 0
+            is_normalized = scaling.is_normalized
+        _invert(normalized, [spec.invert and normal for normal in is_normalized])
     return normalized
+
+
+def _invert(normalized: NDArray[np.float32], inverts: Sequence[bool]) -> None:
+    """Turn channels upside down, in place, and refuse what left the range of float32."""
+    for channel, wanted in zip(normalized, inverts, strict=True):
+        if wanted:
+            np.subtract(1, channel, out=channel)
+    _require_range(_is_finite(normalized))
 
 
 def _is_finite(image: NDArray[np.float32]) -> bool:
@@ -92,27 +155,18 @@ def _by_grey_values(pixels: NDArray[np.float32], lowhigh: tuple[float, ...]) -> 
     return normalized
 
 
-def _by_percentiles(
-    pixels: NDArray[np.float32], spec: Normalize99Spec, threads: int
-) -> tuple[NDArray[np.float32], list[bool]]:
-    """(image - low) / (high - low) with percentiles of each channel, and which channels are normalised."""
-    low, divisor = np.zeros(len(pixels), np.float32), np.ones(len(pixels), np.float32)
-    is_normalized, is_blank = [], []
-    for c, channel in enumerate(pixels):
-        steps = [max(1, side // _SIDE) if channel.size > _SIDE**3 else 1 for side in channel.shape]
-        percents = np.array([spec.low, spec.high], np.float64)
-        sample = channel[np.newaxis, :: steps[0], :: steps[1]]
-        first, last = kernels.percentiles(sample, percents, threads=threads).astype(np.float32)
-        has_contrast = bool(last - first > _CONTRAST)
-        is_constant = not has_contrast and bool(channel.min() == channel.max())
-        if has_contrast:
-            low[c], divisor[c] = first, last - first
-        is_normalized.append(not is_constant)
-        is_blank.append(spec.rules == "v4" if is_constant else not has_contrast)
-    _require_range(bool(np.isfinite(divisor).all()))
-    normalized = kernels.normalize(pixels, low, divisor, out_shape=pixels.shape[1:], threads=threads)
-    normalized[is_blank] = 0
-    return normalized, is_normalized
+def _scaling_of(pixels: NDArray[np.float32], spec: Normalize99Spec, threads: int) -> Scaling99:
+    """What the percentiles of each channel say."""
+    step_y, step_x = sample_steps((pixels.shape[1], pixels.shape[2]))
+    percents = np.array([spec.low, spec.high], np.float64)
+    percentiles = np.array(
+        [kernels.percentiles(channel[np.newaxis, ::step_y, ::step_x], percents, threads=threads) for channel in pixels]
+    )
+    is_constant = [
+        bool(low == high and channel.min() == channel.max())
+        for channel, (low, high) in zip(pixels, percentiles, strict=True)
+    ]
+    return scaling99(percentiles, is_constant, spec)
 
 
 def _by_blocks(pixels: NDArray[np.float32], spec: Normalize99Spec, threads: int) -> NDArray[np.float32]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cellrt.errors import ImageError
 
 MAX_PIXELS = 1 << 28  # of a rescaled image: 1 GB of float32 per channel
+_Table = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]  # see `_interpolation`
 _BAND = 64  # rows at a time: the double-precision intermediates of a whole plane would be six times its size
 
 
@@ -42,8 +43,47 @@ def zoom_linear(image: NDArray[np.float32], scale: tuple[float, float]) -> NDArr
         Bit for bit `scipy.ndimage.zoom(plane, scale, order=1)`. That includes its edge: where rounding puts the last
         sample of an axis beyond the image (as for 90 samples to 45), scipy gives 0, and so the network saw 0 there.
     """
-    above, below, upper_weight, lower_weight = _interpolation(image.shape[1], scale[0])
-    left, right, left_weight, right_weight = _interpolation(image.shape[2], scale[1])
+    return _zoom(image, _interpolation(image.shape[1], scale[0]), _interpolation(image.shape[2], scale[1]))
+
+
+def zoom_source(side: int, factor: float, span: tuple[int, int]) -> tuple[int, int]:
+    """Begin and end of the samples of an axis that `zoom_linear` takes a span of its new samples from."""
+    before, after, _, _ = _interpolation(side, factor)
+    return int(before[span[0]]), int(after[span[1] - 1]) + 1
+
+
+def zoom_linear_part(
+    part: NDArray[np.float32],
+    scale: tuple[float, float],
+    *,
+    shape: tuple[int, int],
+    spans: tuple[tuple[int, int], tuple[int, int]],
+) -> NDArray[np.float32]:
+    """What `zoom_linear` gives in a window of its result, from no more than it takes there.
+
+    Parameters
+    ----------
+    part : float32 (C, y, x)
+        The image where `zoom_source` says for either axis.
+    scale : (float, float)
+        Factors (y, x).
+    shape : (int, int)
+        The image, (Y, X).
+    spans : ((begin, end), (begin, end))
+        The window in the result, along y and x.
+    """
+    tables = []
+    for side, factor, (begin, end) in zip(shape, scale, spans, strict=True):
+        before, after, first, second = _interpolation(side, factor)
+        origin = before[begin]
+        tables.append((before[begin:end] - origin, after[begin:end] - origin, first[begin:end], second[begin:end]))
+    return _zoom(part, tables[0], tables[1])
+
+
+def _zoom(image: NDArray[np.float32], rows: _Table, columns: _Table) -> NDArray[np.float32]:
+    """Interpolate between the two neighbours that each row and each column has."""
+    above, below, upper_weight, lower_weight = rows
+    left, right, left_weight, right_weight = columns
     zoomed = np.empty((len(image), len(above), len(left)), np.float32)
     for plane, out in zip(image, zoomed, strict=True):
         for begin in range(0, len(out), _BAND):
@@ -58,9 +98,7 @@ def zoom_linear(image: NDArray[np.float32], scale: tuple[float, float]) -> NDArr
     return zoomed
 
 
-def _interpolation(
-    side: int, factor: float
-) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
+def _interpolation(side: int, factor: float) -> _Table:
     """For each new sample of an axis: its two old neighbours and their weights, 0 beyond the image."""
     new_side = max(1, round(side * factor))
     step = (side - 1) / (new_side - 1) if new_side > 1 else 1.0

@@ -8,7 +8,8 @@ from __future__ import annotations
 import numbers
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,6 +28,10 @@ from cellrt.session import Session
 from cellrt.stitch import place
 from cellrt.stream import Route
 from cellrt.tile import Tile, checked, padded, plan
+
+if TYPE_CHECKING:
+    from cellrt.large.result import LargeInstances
+    from cellrt.large.source import Sliceable
 
 # A full-width StarDist network needs about 0.25 kB per pixel that it reads at once: 1.1 GB. Smaller tiles need less
 # memory, but compute their halos more often.
@@ -118,6 +123,96 @@ class StarModel(Model):
         found = complete(work, self._network).instances
         assert found is not None
         return found
+
+    def segment_large(
+        self,
+        source: Sliceable,
+        sink: Any,
+        *,
+        axes: str | None = None,
+        channels: int | Sequence[int] | None = None,
+        normalize: Normalize = "model",
+        lowhigh: tuple[float, float] | None = None,
+        prob_thresh: float | None = None,
+        nms_thresh: float | None = None,
+        scale: float | tuple[float, float] | None = None,
+        tile_pixels: int | None = None,
+        max_candidates: int = star.MAX_CANDIDATES,
+        work: str | Path | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> LargeInstances:
+        """Find the objects of an image that need not fit in memory, and write their labels block by block.
+
+        The cells and their labels are those of `segment` on the whole image, apart from float rounding in the network.
+        Interrupted, the same call continues at the last finished tile.
+
+        Memory at the peak, beside 0.1 GB for the program and the model: 250 bytes per pixel of a tile (a network of
+        full width), 400 bytes per candidate that waits to be decided (at 32 rays; one to two million, or all in two
+        rows of tiles of a wider image) and 1 kB per object. The image's size as such does not matter.
+
+        Parameters
+        ----------
+        source : object with shape, dtype and slices
+            As `image` of `segment`: a memory map, a zarr or dask array, ... It is read twice, block by block; once if
+            no percentiles are needed, and three times or five if pixels have 32 or 64 bits.
+        sink : str, Path or array
+            A path that ends in .tif (tiled BigTIFF, uint32) or .zarr (uint32; needs ``cellrt[screen]``), which appears
+            when it is whole; or an array of int32, uint32 or 64-bit integers to assign blocks to.
+        axes, channels, normalize, prob_thresh, nms_thresh, scale
+            As in `segment`. Percentiles are those of the whole image.
+        lowhigh : (float, float), optional
+            Grey values that become 0 and 1, instead of percentiles.
+        tile_pixels : int, optional
+            Most pixels that the network reads at once: fewer need less memory, and more time for what tiles have in
+            common. Default: 2.5 million, or what a memory limit of the model leaves for the network.
+        max_candidates : int
+            Most candidates that may wait to be decided: more are an error, before memory ends.
+        work : str or Path, optional
+            Folder where finished tiles are kept until the run succeeds. Default: for a path, ``<sink>.progress``; for
+            an array none, so that an interrupted run begins anew.
+        progress : callable, optional
+            Called with the numbers of finished and of all tiles after each tile.
+
+        Returns
+        -------
+        LargeInstances
+
+        Raises
+        ------
+        ImageError, CapacityError
+            As `segment`.
+        FileError
+            If the sink or the work folder cannot be written, or holds something else.
+        """
+        from cellrt.large import star as large  # here: most users never need it
+        from cellrt.large.source import require_tile_pixels
+
+        head, limit = self.head, self._memory
+        most = MAX_TILE_PIXELS
+        if limit is not None:
+            halo_y, halo_x = padded(self.manifest.tile.halo, self.manifest.tile.multiple)
+            most = limit.tile_pixels(0, least=4 * halo_y * 4 * halo_x, most=most)
+        run = large.StarRun(
+            axes=axes,
+            channels=channels,
+            normalize=self._percentiles(normalize),
+            lowhigh=None if lowhigh is None else large.require_pair(lowhigh),
+            prob_thresh=head.prob_thresh if prob_thresh is None else prob_thresh,
+            nms_thresh=head.nms_thresh if nms_thresh is None else nms_thresh,
+            factors=_factors(scale, None),
+            tile_pixels=require_tile_pixels(tile_pixels, most),
+            max_candidates=max_candidates,
+            threads=self._threads,
+        )
+        return large.segment(
+            source,
+            sink,
+            manifest=self.manifest,
+            network=self._network,
+            run=run,
+            work=work,
+            progress=progress,
+        )
 
     def predict(
         self,

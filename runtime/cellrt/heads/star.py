@@ -6,6 +6,8 @@ cells of StarDist 0.9.2's default (sparse) mode. Knows no files, sessions or nor
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +20,19 @@ MAX_CANDIDATES = 1 << 22  # 0.6 GB at 32 rays; an image of 100 megapixels has ab
 # Recorded images need 1 to 8 at the thresholds that models come with. Suppression at nms_thresh=1 of all that a network
 # is sure of needs about 100; ten thousand candidates at this limit take three seconds of one core.
 MAX_PAIRS_PER_CANDIDATE = 256
+
+Candidates = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32], NDArray[np.float32] | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Polygons:
+    """Objects that are not painted yet; the fields are those of `Instances`."""
+
+    prob: NDArray[np.float32]
+    points: NDArray[np.float32]
+    outlines: tuple[NDArray[np.float32], NDArray[np.int64]]
+    classes: NDArray[np.int32] | None
+    class_prob: NDArray[np.float32] | None
 
 
 class Collector:
@@ -36,6 +51,8 @@ class Collector:
         In [0, 1]; of two polygons that overlap by more (of the smaller one's area), the weaker goes.
     threads : int
         0: all usable cores.
+    max_candidates : int
+        Most candidates that are kept. Default: `MAX_CANDIDATES`.
     """
 
     def __init__(
@@ -47,11 +64,13 @@ class Collector:
         prob_thresh: float,
         nms_thresh: float,
         threads: int,
+        max_candidates: int | None = None,
     ) -> None:
         self._prob_thresh = threshold("prob_thresh", prob_thresh)
         self._nms_thresh = threshold("nms_thresh", nms_thresh)
         self._spec, self._threads = spec, threads
-        self._nms = kernels.StarNms2D(spec.n_rays, spec.n_class_channels, MAX_CANDIDATES)
+        self._max_candidates = MAX_CANDIDATES if max_candidates is None else max_candidates
+        self._nms = kernels.StarNms2D(spec.n_rays, spec.n_class_channels, self._max_candidates)
         # In samples, half open: the border rule holds on the padded map, then points outside the image go.
         self._begin = spec.border
         self._end = [
@@ -59,7 +78,26 @@ class Collector:
         ]
 
     def add(self, maps: NDArray[np.float32], *, origin: tuple[int, int], window: tuple[int, int, int, int]) -> None:
-        """Take the candidates of one tile.
+        """Find the candidates of one tile and take them; parameters as in `candidates`."""
+        self.take(*self.candidates(maps, origin=origin, window=window))
+
+    def take(
+        self,
+        prob: NDArray[np.float32],
+        dist: NDArray[np.float32],
+        points: NDArray[np.int32],
+        class_prob: NDArray[np.float32] | None,
+    ) -> None:
+        """Take what `candidates` found, in this run or in an earlier one."""
+        try:
+            self._nms.add(prob, dist, points, class_prob)
+        except CapacityError as error:
+            raise self._too_many(error.status) from None
+
+    def candidates(
+        self, maps: NDArray[np.float32], *, origin: tuple[int, int], window: tuple[int, int, int, int]
+    ) -> Candidates:
+        """The candidates of one tile: probability, ray lengths, points and, with classes, their probabilities.
 
         Parameters
         ----------
@@ -82,7 +120,7 @@ class Collector:
                 f"{self._spec.n_class_channels} class probabilities), got {len(maps)}; export the model again"
             )
         try:
-            prob, dist, points, class_prob = kernels.star_candidates_2d(
+            return kernels.star_candidates_2d(
                 maps,
                 n_rays=self._spec.n_rays,
                 n_class_channels=self._spec.n_class_channels,
@@ -90,21 +128,16 @@ class Collector:
                 prob_thresh=self._prob_thresh,
                 grid=self._spec.grid,
                 origin=origin,
-                max_candidates=MAX_CANDIDATES - len(self._nms),
+                max_candidates=self._max_candidates - len(self._nms),
                 threads=self._threads,
             )
         except CapacityError as error:
-            raise CapacityError(
-                f"expected at most {MAX_CANDIDATES} candidates, got more with prob_thresh={self._prob_thresh:g}; raise "
-                "prob_thresh, or segment the image in parts",
-                error.status,
-            ) from None
+            raise self._too_many(error.status) from None
         except DataError:
             raise CellrtError(
                 "expected finite ray lengths from the network, got NaN, infinity or more than 2^20 pixels; check the "
                 "image's contrast and normalisation"
             ) from None
-        self._nms.add(prob, dist, points, class_prob)
 
     def finish(self, *, out_shape: tuple[int, int], scale: tuple[float, float] = (1.0, 1.0)) -> Instances:
         """Suppress, outline and paint.
@@ -116,6 +149,17 @@ class Collector:
         scale : (float, float)
             Pixels of that image per pixel of the image that the network saw.
         """
+        polygons = self.polygons(scale)
+        coords, offsets = polygons.outlines
+        labels = kernels.paint_polygons_2d(
+            coords, offsets, painting_order(polygons.prob), shape=out_shape, threads=self._threads
+        )
+        return Instances(
+            labels, polygons.prob, polygons.points, polygons.outlines, polygons.classes, polygons.class_prob
+        )
+
+    def polygons(self, scale: tuple[float, float]) -> Polygons:
+        """Suppress and outline: the objects in descending order of probability; `scale` as in `finish`."""
         max_pairs = MAX_PAIRS_PER_CANDIDATE * max(len(self._nms), 256)
         try:
             prob, dist, points, class_prob = self._nms.survivors(self._nms_thresh, max_pairs, self._threads)
@@ -126,14 +170,30 @@ class Collector:
                 f"nms_thresh={self._nms_thresh:g}; raise prob_thresh or lower nms_thresh",
                 error.status,
             ) from None
-        centres = points.astype(np.float64) * scale
-        coords = kernels.star_outlines_2d(dist, centres, scale=scale, threads=self._threads).reshape(-1, 2)
-        offsets = np.arange(len(prob) + 1, dtype=np.int64) * self._spec.n_rays
-        # Stronger over weaker; of equals the later, as upstream's stable ascending sort has it.
-        order = np.argsort(prob, kind="stable").astype(np.int64)
-        labels = kernels.paint_polygons_2d(coords, offsets, order, shape=out_shape, threads=self._threads)
-        classes = None if class_prob is None else class_prob.argmax(axis=1).astype(np.int32)
-        return Instances(labels, prob, centres.astype(np.float32), (coords, offsets), classes, class_prob)
+        return outlined(self._spec, (prob, dist, points, class_prob), scale=scale, threads=self._threads)
+
+    def _too_many(self, status: int) -> CapacityError:
+        """The error of too many candidates."""
+        return CapacityError(
+            f"expected at most {self._max_candidates} candidates, got more with prob_thresh={self._prob_thresh:g}; "
+            "raise prob_thresh, or segment the image in parts",
+            status,
+        )
+
+
+def outlined(spec: StarSpec, survivors: Candidates, *, scale: tuple[float, float], threads: int) -> Polygons:
+    """The polygons of survivors, best first; `scale` as in `Collector.finish`."""
+    prob, dist, points, class_prob = survivors
+    centres = points.astype(np.float64) * scale
+    coords = kernels.star_outlines_2d(dist, centres, scale=scale, threads=threads).reshape(-1, 2)
+    offsets = np.arange(len(prob) + 1, dtype=np.int64) * spec.n_rays
+    classes = None if class_prob is None else class_prob.argmax(axis=1).astype(np.int32)
+    return Polygons(prob, centres.astype(np.float32), (coords, offsets), classes, class_prob)
+
+
+def painting_order(prob: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Stronger over weaker; of equals the later, as upstream's stable ascending sort has it."""
+    return np.argsort(prob, kind="stable").astype(np.int64)
 
 
 def decode(

@@ -1,0 +1,49 @@
+"""What is known of the objects of a large image, beside the labels in its sink."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class LargeInstances:
+    """The n objects of an image whose labels are in a sink; object i has the label i + 1.
+
+    Attributes
+    ----------
+    shape : (int, int)
+        The image's sides (Y, X).
+    scores : float32 (n,)
+        Confidence in [0, 1], in descending order for star models.
+    points : float32 (n, 2)
+        A point (y, x) of each object, in pixels of the image.
+    outlines : (float32 (m, 2), int64 (n + 1,)) or None
+        Polygons as of `Instances`; None for flow models.
+    classes : int32 (n,) or None
+    class_prob : float32 (n, n_classes + 1) or None
+        As of `Instances`.
+    n_tiles : int
+        Tiles that the image was cut into.
+    n_resumed : int
+        Those that an interrupted run had finished before.
+    """
+
+    shape: tuple[int, int]
+    scores: NDArray[np.float32] = field(repr=False)
+    points: NDArray[np.float32] = field(repr=False)
+    outlines: tuple[NDArray[np.float32], NDArray[np.int64]] | None = field(repr=False)
+    classes: NDArray[np.int32] | None = field(repr=False)
+    class_prob: NDArray[np.float32] | None = field(repr=False)
+    n_tiles: int
+    n_resumed: int
+
+    def __len__(self) -> int:
+        """How many objects there are."""
+        return len(self.scores)
+
+    def __repr__(self) -> str:
+        height, width = self.shape
+        return f"LargeInstances({len(self)} objects in {height} x {width} pixels, {self.n_tiles} tiles)"
