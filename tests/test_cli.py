@@ -493,3 +493,47 @@ def test_main_runs_in_any_thread(capsys):
     thread.join()
     assert codes == [0]
     assert "licence" in capsys.readouterr().out
+
+
+def test_profile(image, tmp_path, capsys):
+    assert segment(image, "--profile", output=tmp_path / "out") == 0
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 1
+    stages = [line.split()[0] for line in said.err.splitlines()[1:]]
+    assert stages == ["read", "normalise", "network", "decode", "write", "idle", "passed"]
+
+
+def test_large_images(image, tmp_path, capsys):
+    """The same labels, written part by part; what fails is told, and the others go on."""
+    import tifffile
+
+    assert segment(image, output=tmp_path / "whole") == 0
+    assert segment(image, "--large", output=tmp_path / "parts") == 0
+    found = [tifffile.imread(tmp_path / folder / f"{image.stem}_labels.tif") for folder in ("whole", "parts")]
+    assert np.array_equal(*found)
+    assert [path.name for path in (tmp_path / "parts").iterdir()] == [f"{image.stem}_labels.tif"]
+    bad = tmp_path / "bad.tif"
+    bad.write_bytes(b"II*\0")
+    capsys.readouterr()
+    assert segment(bad, str(image), "--large", output=tmp_path / "parts") == 1
+    said = capsys.readouterr()
+    assert [line.split("  ")[1][:6] for line in said.out.splitlines()] == ["failed", f"{found[0].max()} objects"[:6]]
+    assert "bad.tif: expected" in said.err
+
+
+@pytest.mark.parametrize("given", [("--save", "labels,csv"), ("--profile",), ("--tiles", "2,2")])
+def test_what_large_images_do_not_take(image, tmp_path, capsys, given):
+    with pytest.raises(SystemExit, match="2"):
+        segment(image, "--large", *given, output=tmp_path / "out")
+    assert f"expected --large without {given[0]}" in capsys.readouterr().err
+
+
+def test_large_zarr(image, tmp_path):
+    zarr = pytest.importorskip("zarr")
+    import tifffile
+
+    zarr.save_array(tmp_path / "field.zarr", tifffile.imread(image))
+    assert segment(tmp_path / "field.zarr", "--large", output=tmp_path / "out") == 0
+    assert segment(image, output=tmp_path / "whole") == 0
+    found = [tifffile.imread(tmp_path / path) for path in ("out/field_labels.tif", f"whole/{image.stem}_labels.tif")]
+    assert np.array_equal(*found)

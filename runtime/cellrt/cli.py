@@ -16,7 +16,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -124,7 +125,7 @@ def _silence(stream: TextIO) -> None:
 
 def _segment(arguments: argparse.Namespace) -> int:
     """Segment a batch; what would stop all of it is found out before the first image."""
-    images = readers.find_images(arguments.images, write.is_output)
+    images = _find_images(arguments)
     stems = [arguments.output / stem for stem in readers.unique_stems(images)]
     formats = write.check(arguments.save)
     readers.require_for(images)
@@ -133,36 +134,33 @@ def _segment(arguments: argparse.Namespace) -> int:
     model = load(arguments.model, providers=arguments.providers, threads=arguments.threads, memory=arguments.memory)
     cli_arguments.check_kind(arguments, model.manifest.head.kind)
     options = _flow_options(model, arguments) if isinstance(model, FlowModel) else _star_options(arguments)
-    model.stream((), **options).close()  # of no image: it checks the options
+    if not arguments.large:
+        model.stream((), **options).close()  # of no image: it checks the options
     _make_folder(arguments.output)
     for folder in {arguments.output, *(stem.parent for stem in stems)}:
         write.sweep(folder)
 
-    def save(result: Segmented) -> None:
-        _save(model, result, stems[result.index], arguments)
-
     failures: list[str] = []
     told = True
     progress = sys.stderr is not None and sys.stderr.isatty()
-    with model.stream(images, write=save, **options) as results:
-        for result, image, paths in zip(results, images, outputs, strict=True):
-            error = result.error
-            if error is None:
-                line = _told(result, image, arguments)
-            elif isinstance(error, (CellrtError, OSError, MemoryError)):
-                failures.append(f"{image}: {_reason(error, model, paths)}")
-                line = f"{image}  failed"
+    if arguments.large:
+        outcomes = _segment_large(model, images, [paths[0] for paths in outputs], options, progress)
+    else:
+        outcomes = _segment_stream(model, images, stems, options, arguments)
+    with contextlib.closing(outcomes):
+        for index, (outcome, image, paths) in enumerate(zip(outcomes, images, outputs, strict=True)):
+            if isinstance(outcome, str):
+                line = f"{image}  {outcome}"
             else:
-                raise error
+                failures.append(f"{image}: {_reason(outcome, model, paths)}")
+                line = f"{image}  failed"
             if progress:
                 _say("\r\x1b[K", sys.stderr, end="")
             # The files are the product and the lines a report: a batch that runs over night is not given up because
             # its log's disk is full or its pager was closed.
             told = _say(line, sys.stdout) and told
-            if progress and result.index + 1 < len(images):
-                _say(f"\r{result.index + 1}/{len(images)} done", sys.stderr, end="")
-    if arguments.profile:
-        told = _say(_occupancy(results.profile), sys.stdout) and told
+            if progress and index + 1 < len(images):
+                _say(f"\r{index + 1}/{len(images)} done", sys.stderr, end="")
     for failure in failures:
         _complain(failure)
     if failures:
@@ -173,6 +171,67 @@ def _segment(arguments: argparse.Namespace) -> int:
             f"were worked on, see {arguments.output}"
         )
     return FAILED if failures or not told else OK
+
+
+def _find_images(arguments: argparse.Namespace) -> list[Path]:
+    """The images that a command names; with --large folders that are zarr arrays are images too."""
+    if not arguments.large:
+        return readers.find_images(arguments.images, write.is_output)
+    found: list[Path] = []
+    for argument in arguments.images:
+        path = Path(argument)
+        is_zarr = path.is_dir() and any((path / name).exists() for name in ("zarr.json", ".zarray", ".zgroup"))
+        found += [path] if is_zarr else readers.find_images([argument], write.is_output)
+    return list({os.path.abspath(path): path for path in found}.values())
+
+
+def _segment_stream(
+    model: StarModel | FlowModel,
+    images: Sequence[Path],
+    stems: Sequence[Path],
+    options: dict[str, Any],
+    arguments: argparse.Namespace,
+) -> Generator[str | Exception]:
+    """What to say of each image, or why it failed; and where the time went, if that was asked for."""
+
+    def save(result: Segmented) -> None:
+        _save(model, result, stems[result.index], arguments)
+
+    with model.stream(images, write=save, **options) as results:
+        for result in results:
+            if result.error is None:
+                yield _told(result, arguments)
+            elif isinstance(result.error, (CellrtError, OSError, MemoryError)):
+                yield result.error
+            else:
+                raise result.error
+    if arguments.profile:
+        _say(_occupancy(results.profile), sys.stderr)
+
+
+def _segment_large(
+    model: StarModel | FlowModel, images: Sequence[Path], sinks: Sequence[Path], options: dict[str, Any], progress: bool
+) -> Generator[str | Exception]:
+    """The same for images that are read and written part by part."""
+    from cellrt.large.files import open_image
+
+    axes = options.pop("axes")
+
+    def tell(done: int, total: int) -> None:
+        if progress:
+            _say(f"\r{done}/{total} tiles\x1b[K", sys.stderr, end="")
+
+    for image, sink in zip(images, sinks, strict=True):
+        start = time.perf_counter()
+        try:
+            with open_image(image) as (pixels, stored_axes):
+                found = model.segment_large(pixels, sink, axes=axes or stored_axes, progress=tell, **options)
+            seconds = time.perf_counter() - start
+            resumed = f"{found.n_resumed} of {found.n_tiles} tiles were done before  " if found.n_resumed else ""
+            rate = found.shape[0] * found.shape[1] / 1e6 / seconds
+            yield f"{len(found)} objects  {resumed}{seconds:.2f} s  {rate:.2f} megapixels/s"
+        except (CellrtError, OSError, MemoryError) as error:
+            yield error
 
 
 def _check_outputs(images: Iterable[Path], outputs: Iterable[Path]) -> None:
@@ -200,14 +259,14 @@ def _identity(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _told(result: Segmented, image: Path, arguments: argparse.Namespace) -> str:
+def _told(result: Segmented, arguments: argparse.Namespace) -> str:
     """The line of an image that was done."""
     assert result.instances is not None
     seconds = sum(result.seconds.values())
     rate = result.instances.labels.size / 1e6 / seconds
     estimated = isinstance(result.maps, FlowMaps) and arguments.diameter is None
     remark = f"diameter {result.maps.diameter:.1f}  " if estimated else ""
-    return f"{image}  {len(result.instances)} objects  {remark}{seconds:.2f} s  {rate:.2f} megapixels/s"
+    return f"{len(result.instances)} objects  {remark}{seconds:.2f} s  {rate:.2f} megapixels/s"
 
 
 def _reason(error: Exception, model: StarModel | FlowModel, paths: Sequence[Path]) -> str:
@@ -254,8 +313,8 @@ def _save(model: StarModel | FlowModel, result: Segmented, stem: Path, arguments
 
 def _star_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the command line asks of a star model, as options of `StarModel.segment`."""
-    names = ("axes", "channels", "normalize", "prob_thresh", "nms_thresh", "scale", "tiles")
-    return {name: getattr(arguments, name) for name in names}
+    names = ("axes", "channels", "normalize", "prob_thresh", "nms_thresh", "scale")
+    return {name: getattr(arguments, name) for name in (*names, *(() if arguments.large else ("tiles",)))}
 
 
 def _flow_options(model: FlowModel, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -29,7 +29,19 @@ _KINDS = {"star": "star models (StarDist)", "flow": "flow models (Cellpose)"}
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse a command line; `command` is its first word. Exits with 2 when it is wrong, as argparse does."""
-    return _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.command == "segment":
+        unfit = {
+            "--save": arguments.save not in (None, ["labels"]),
+            "--profile": arguments.profile,
+            "--tiles Y,X": isinstance(arguments.tiles, tuple),
+        }
+        if arguments.large and any(unfit.values()):
+            given = ", ".join(name for name, is_given in unfit.items() if is_given)
+            parser.error(f"expected --large without {given}: it saves labels, and --memory decides on tiles")
+        arguments.save = arguments.save or (["labels"] if arguments.large else ["labels", "csv"])
+    return arguments
 
 
 def check_kind(arguments: argparse.Namespace, kind: str) -> None:
@@ -79,7 +91,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     segment.add_argument(
         "--save",
-        default="labels,csv",
         type=_formats,
         metavar="FORMATS",
         help=f"which results to write, of {','.join(write.FORMATS)} (default: labels,csv); seg and outlines are "
@@ -108,6 +119,12 @@ def _parser() -> argparse.ArgumentParser:
         help="star models: numbers of tiles of the network's input as Y,X (default: by size). Flow models: upstream "
         "for tiles as Cellpose has them, or large ones, which are faster and change cells here and there (default: the "
         "model's)",
+    )
+    segment.add_argument(
+        "--large",
+        action="store_true",
+        help="images need not fit in memory: they are read part by part (TIFF, .npy, zarr, OME-Zarr) and give labels "
+        "only, as a tiled TIFF; an interrupted call goes on at the last finished tile",
     )
     segment.add_argument(
         "--profile", action="store_true", help="say at the end how long reading, network, decoding and writing took"

@@ -56,7 +56,7 @@ def open_image(path: str | Path) -> Iterator[tuple[Sliceable, str | None]]:
 
 def _compressed_tiff(path: Path) -> int | None:
     """The number of the largest series of a TIFF whose pixels do not lie in the file as they are; None for others."""
-    with contextlib.suppress(OSError), path.open("rb") as file:
+    with contextlib.suppress(Exception), path.open("rb") as file:  # tifffile raises anything; `read` says what is wrong
         if file.read(4) not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
             return None
         with require("tifffile").TiffFile(path) as tif:
