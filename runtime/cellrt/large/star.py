@@ -6,10 +6,11 @@ where its tile knows as much as the whole would, and suppression and painting kn
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from cellrt import kernels
 from cellrt.errors import CellrtError
 from cellrt.heads import star
+from cellrt.large.ahead import ahead
 from cellrt.large.journal import Journal, journal_for
 from cellrt.large.paint import PolygonPainter
 from cellrt.large.percentiles import percentiles
@@ -86,24 +88,34 @@ def segment(
         low, divisor = _range(image, run, journal)
         computed: set[int] = set()
 
-        def candidates(index: int, tile: Tile) -> star.Candidates:
-            """Of a tile, from the network or from an earlier run."""
+        def prepared(index: int) -> tuple[int, star.Candidates | NDArray[np.float32]]:
+            """The candidates of a tile from an earlier run, or what the network gets."""
             found = None if journal is None else _restored(journal, index)
-            if found is None:
-                computed.add(index)
-                batch = _network_input(image, tile, low, divisor, run, shape)[np.newaxis]
-                maps = network(batch)["maps"][0]
-                found = collector.candidates(maps, origin=tile.origin, window=tile.window(head.grid))
-                if journal is not None:
-                    names = ("prob", "dist", "points", "class_prob")
-                    arrays = {name: array for name, array in zip(names, found, strict=True) if array is not None}
-                    journal.write(index, compress=False, **arrays)
+            return index, found or _network_input(image, tiles[index], low, divisor, run, shape)
+
+        def candidates(item: tuple[int, star.Candidates | NDArray[np.float32]]) -> star.Candidates:
+            """Of a tile, from the network or from an earlier run."""
+            index, found = item
+            if isinstance(found, tuple):
+                return found
+            computed.add(index)
+            tile = tiles[index]
+            maps = network(found[np.newaxis])["maps"][0]
+            found = collector.candidates(maps, origin=tile.origin, window=tile.window(head.grid))
+            if journal is not None:
+                names = ("prob", "dist", "points", "class_prob")
+                arrays = {name: array for name, array in zip(names, found, strict=True) if array is not None}
+                journal.write(index, compress=False, **arrays)
             return found
 
+        def stream() -> Generator[star.Candidates]:
+            """The candidates of all tiles: one is read while the network has another and a third one is decided."""
+            return ahead(candidates, ahead(prepared, range(len(tiles))))
+
         try:
-            survivors = _survivors(tiles, candidates, head, run, along=True, progress=progress)
+            survivors = _survivors(tiles, stream(), head, run, along=True, progress=progress)
         except LongRaysError:  # once more, from the journal where there is one
-            survivors = _survivors(tiles, candidates, head, run, along=False, progress=progress)
+            survivors = _survivors(tiles, stream(), head, run, along=False, progress=progress)
         scale = (1 / run.factors[0], 1 / run.factors[1])
         polygons = star.outlined(head, survivors, scale=scale, threads=run.threads)
         painter = PolygonPainter(
@@ -128,7 +140,7 @@ def segment(
 
 def _survivors(
     tiles: Sequence[Tile],
-    candidates: Callable[[int, Tile], star.Candidates],
+    candidates: Generator[star.Candidates],
     head: StarSpec,
     run: StarRun,
     *,
@@ -139,12 +151,13 @@ def _survivors(
     settler = Settler(
         head, nms_thresh=run.nms_thresh, max_candidates=run.max_candidates, along=along, threads=run.threads
     )
-    for index, tile in enumerate(tiles):
-        settler.add(candidates(index, tile))
-        if tile.keep_x[1] == tiles[-1].keep_x[1]:  # the last of a row of tiles
-            settler.settle(tile.keep_y[1])
-        if progress is not None:
-            progress(index + 1, len(tiles))
+    with contextlib.closing(candidates):
+        for index, (tile, found) in enumerate(zip(tiles, candidates, strict=True)):
+            settler.add(found)
+            if tile.keep_x[1] == tiles[-1].keep_x[1]:  # the last of a row of tiles
+                settler.settle(tile.keep_y[1])
+            if progress is not None:
+                progress(index + 1, len(tiles))
     return settler.survivors()
 
 
