@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from harness import ROOT, Report, scratch
+from harness import ROOT, Report, arguments, scratch
 from worker import peak_megabytes
 
 MOSAIC = ROOT.parent / "shared" / "data" / "large_mosaic" / "images" / "nuclei_4160x4176.tif"
@@ -122,14 +122,14 @@ def compare(model_file, image_file, side, folder):
 
 def main():
     """Make, segment, compare, report."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = arguments(__doc__.split("\n")[0])
     parser.add_argument("--side", type=int, default=20_000, help="pixels (default: 20000)")
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)  # model, image, folder: in a process of its own
     options = parser.parse_args()
+    threads = max(options.threads)
     if options.work is not None:
         model_file, image_file, folder = map(Path, options.work)
-        work(model_file, image_file, options.side, options.threads, folder)
+        work(model_file, image_file, options.side, threads, folder)
         return
     if not MOSAIC.exists() or not FULL_WIDTH.exists():
         print("the images and models of ../shared are not here: nothing to do")
@@ -145,15 +145,15 @@ def main():
         model_file, image_file = folder / "model.onnx", folder / "image.raw"
         stardist.export(FULL_WIDTH, model_file)
         make(image_file, options.side)
-        command = [sys.executable, __file__, "--side", str(options.side), "--threads", str(options.threads), "--work"]
+        command = [sys.executable, __file__, "--side", str(options.side), "--threads", str(threads), "--work"]
         command += [str(model_file), str(image_file), str(folder)]
         figures = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
         figures["sink_mb"] = (folder / "labels.tif").stat().st_size / 1e6
         agreement = compare(model_file, image_file, options.side, folder)
-    report.contents["versions"] = {"cellrt": cellrt.__version__, "onnxruntime": onnxruntime.__version__}
+    report.contents["versions"] = {"cellrt": {"cellrt": cellrt.__version__, "onnxruntime": onnxruntime.__version__}}
     report.contents["figures"] = {name: float(f"{value:.5g}") for name, value in figures.items()}
     report.contents["agreement"] = agreement
-    what = f"{options.side} x {options.side} pixels, {options.threads} threads"
+    what = f"{options.side} x {options.side} pixels, {threads} threads"
     ratio = figures["seconds"] / figures["network_seconds"]
     for name, value, unit, target in (
         (f"peak memory of {what}", figures["peak_mb"], "MB", f"at most {MOST_MEMORY} MB"),

@@ -13,6 +13,8 @@ SCRIPTS = (
     "overhead",
     "latency",
     "scaling",
+    "kernel_limits",
+    "large_image",
     "flow_speed",
     "cellpose_speed",
     "footprint",

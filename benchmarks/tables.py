@@ -25,6 +25,8 @@ SCRIPTS = (
     "overhead",
     "latency",
     "scaling",
+    "kernel_limits",
+    "large_image",
 )
 STAGES = ("read", "normalise", "network", "decode", "write")  # of `Stream.profile`
 
