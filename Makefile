@@ -29,7 +29,7 @@ $(STAMPS)/demo: $(STAMPS)/build
 
 $(STAMPS)/test: $(STAMPS)/demo
 	$(PIP) torch cmake
-	$(PIP) --no-build-isolation --editable ".[cpu,io,export,train,test]" mypy ruff
+	$(PIP) --no-build-isolation --editable ".[cpu,io,screen,export,train,test]" mypy ruff
 	@touch $@
 
 build: $(STAMPS)/build ## build the package in place
