@@ -298,7 +298,7 @@ assert np.array_equal(session.run(image)["maps"], first)
 
 def test_outputs_stay_what_they_are(model):
     """Outputs of one run are not those of a later one or of another thread's, of one shape and of several."""
-    images = [np.full((1, 1, 64 + 16 * (i % 2), 64), 0.1 * i, np.float32) for i in range(6)]
+    images = [np.full((1, 1, 64 + 32 * (i % 2), 64), 0.1 * i, np.float32) for i in range(6)]
     want = [model._session.run(image)["maps"].copy() for image in images]
     barrier = threading.Barrier(len(images))
 

@@ -16,6 +16,7 @@ pytest.importorskip("h5py")
 
 import cellrt  # noqa: E402
 from cellrt import metrics  # noqa: E402
+from cellrt.tile import cellpose_padding  # noqa: E402
 from cellrt_export.cpnet import CPNet  # noqa: E402
 from cellrt_export.star_net import StarNet2D  # noqa: E402
 from cellrt_export.training import commands, data, flow, loop, run, star, synthetic  # noqa: E402
@@ -235,7 +236,9 @@ def test_perfect_flows_score_one():
         def forward(self, image):
             inside = np.where(labels > 0, 5, -5).astype(np.float32)
             maps = torch.from_numpy(np.concatenate([5 * flow.true_flow(labels), inside[None]]))[None]
-            return torch.nn.functional.pad(maps, (0, image.shape[3] - 100, 0, image.shape[2] - 90)), maps
+            (top, bottom), (left, right) = (cellpose_padding(side, smallest=0) for side in labels.shape)
+            assert image.shape[2:] == (top + 90 + bottom, left + 100 + right)
+            return torch.nn.functional.pad(maps, (left, right, top, bottom)), maps
 
     one = data.Sample("set/0", labels[None].astype(np.float32), labels, lambda pixels: pixels)
     (score,) = flow.evaluate(Perfect(1, (4, 8)), [one], scale=lambda _: 1.0, cellprobs=(0.0,), flow_thresholds=(0.4,))

@@ -6,13 +6,16 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cellrt.errors import ModelError
-from cellrt.flow_model import FlowModel
 from cellrt.manifest import METADATA_KEY, FlowSpec, Manifest
 from cellrt.memory import MemoryLimit, parse
 from cellrt.session import Providers, Session
-from cellrt.star_model import StarModel
+
+if TYPE_CHECKING:
+    from cellrt.flow_model import FlowModel
+    from cellrt.star_model import StarModel
 
 _FOLDER = Path(__file__).parent / "models"
 
@@ -120,8 +123,14 @@ def load(
     limit = None
     if memory is not None:
         limit = MemoryLimit.of(memory, manifest.memory, kind=manifest.head.kind, n_bytes=_size(model))
-    kind = FlowModel if isinstance(manifest.head, FlowSpec) else StarModel
-    return kind(session, manifest, threads=threads or 0, memory=limit)
+    # here: a program needs one of the two, and neither before it opens a model
+    if isinstance(manifest.head, FlowSpec):
+        from cellrt.flow_model import FlowModel
+
+        return FlowModel(session, manifest, threads=threads or 0, memory=limit)
+    from cellrt.star_model import StarModel
+
+    return StarModel(session, manifest, threads=threads or 0, memory=limit)
 
 
 def _size(model: Path | bytes) -> int:
