@@ -35,7 +35,7 @@ def tiles_of(model, image):
 
 
 def multiply_adds(path, shape):
-    """Multiply-adds of a network's convolutions and matrix products for an input of a shape."""
+    """Multiply-adds of a network's convolutions for an input of a shape; other layers that multiply are refused."""
     network = onnx.load(path)
     for dimension, length in zip(network.graph.input[0].type.tensor_type.shape.dim, shape, strict=True):
         dimension.ClearField("dim_param")
@@ -51,7 +51,7 @@ def multiply_adds(path, shape):
         if node.op_type == "Conv":
             total += int(np.prod(shapes[node.output[0]])) * int(np.prod(weights[node.input[1]][1:]))
         elif node.op_type in ("MatMul", "Gemm", "ConvTranspose"):
-            raise NotImplementedError(f"expected convolutions only, got {node.op_type}")
+            raise ValueError(f"expected convolutions only, got {node.op_type}; count it as well")
     return total
 
 

@@ -240,9 +240,8 @@ class StarModel(Model):
         planned, _ = self._plan(ready, tiles, self._needed(pixels, ready) + whole.nbytes)
         for tile in planned:
             batch = np.ascontiguousarray(_cut(ready, tile))[np.newaxis]
-            place(
-                whole, self._network(batch)["maps"][0], tile, head.grid
-            )  # not kept: they lie where the next run works
+            # the maps get no name: kept until the next run, they would take memory from it
+            place(whole, self._network(batch)["maps"][0], tile, head.grid)
         whole = whole[:, : -(-shape[0] // grid_y), : -(-shape[1] // grid_x)]
         maps_by_name = {"prob": whole[0], "dist": whole[1 : 1 + head.n_rays]}
         if head.n_classes is not None:

@@ -273,7 +273,7 @@ class _Line:
             exhausted, failure = True, error
         with self._changed:
             self._puller = None
-            self._exhausted, self._failure = exhausted, failure
+            self._exhausted, self._failure = exhausted, self._failure or failure
             index = self._n_begun
             self._n_begun += not exhausted
             self._changed.notify_all()
