@@ -18,7 +18,7 @@ from cellrt.errors import CellrtError, ModelError
 from cellrt.heads import star
 from cellrt.image import as_image
 from cellrt.instances import Instances
-from cellrt.manifest import Manifest, PercentileSpec, StarSpec
+from cellrt.manifest import Manifest, PercentileSpec, StarSpec, pair
 from cellrt.memory import MemoryLimit
 from cellrt.model import Model
 from cellrt.normalize import normalize as normalize_image
@@ -63,6 +63,7 @@ class StarModel(Model):
             raise ModelError(f"expected a head with the normalisation of its kind, got {kinds}; export the model again")
         self.head = manifest.head
         self._normalize = manifest.normalize
+        self._multiple, self._halo = pair(manifest.tile.multiple), pair(manifest.tile.halo)
 
     def segment(
         self,
@@ -190,7 +191,7 @@ class StarModel(Model):
         head, limit = self.head, self._memory
         most = MAX_TILE_PIXELS
         if limit is not None:
-            halo_y, halo_x = padded(self.manifest.tile.halo, self.manifest.tile.multiple)
+            halo_y, halo_x = padded(self._halo, self._multiple)
             most = limit.tile_pixels(0, least=4 * halo_y * 4 * halo_x, most=most)
         run = large.StarRun(
             axes=axes,
@@ -327,12 +328,11 @@ class StarModel(Model):
         """The network's padded input, float32 (C, Y, X), and its shape (y, x) without padding."""
         spec = self._percentiles(normalize)
         shape = (pixels.shape[1], pixels.shape[2])
-        multiple = self.manifest.tile.multiple
         if factors == (1.0, 1.0):
-            return normalize_image(pixels, spec, out_shape=padded(shape, multiple), threads=threads), shape
+            return normalize_image(pixels, spec, out_shape=padded(shape, self._multiple), threads=threads), shape
         scaled = zoom_linear(normalize_image(pixels, spec, out_shape=shape, threads=threads), factors)
         shape = (scaled.shape[1], scaled.shape[2])
-        return normalize_image(scaled, None, out_shape=padded(shape, multiple), threads=threads), shape
+        return normalize_image(scaled, None, out_shape=padded(shape, self._multiple), threads=threads), shape
 
     def _percentiles(self, normalize: Normalize) -> PercentileSpec | None:
         """The normalisation that an argument of `segment` asks for."""
@@ -356,14 +356,14 @@ class StarModel(Model):
 
         `needed` are the bytes that the image needs beside the network, for the memory limit if there is one.
         """
-        spec, limit = self.manifest.tile, self._memory
+        limit = self._memory
         max_pixels = MAX_TILE_PIXELS
         if limit is not None:
-            halo_y, halo_x = padded(spec.halo, spec.multiple)
+            halo_y, halo_x = padded(self._halo, self._multiple)
             least = 4 * halo_y * 4 * halo_x  # in smaller tiles most pixels would be computed more than four times
             max_pixels = limit.tile_pixels(needed, least=least, most=max_pixels)
         shape = (ready.shape[1], ready.shape[2])
-        planned = plan(shape, halo=spec.halo, multiple=spec.multiple, max_pixels=max_pixels, tiles=tiles)
+        planned = plan(shape, halo=self._halo, multiple=self._multiple, max_pixels=max_pixels, tiles=tiles)
         if limit is not None:
             (top, bottom), (left, right) = planned[0].read_y, planned[0].read_x
             advice = "allow more, or cut the image" if tiles is None else "allow more, or ask for more tiles"
