@@ -36,9 +36,14 @@ class Tile:
         return (self.read_y[0], self.read_x[0])
 
     @property
-    def n_pixels(self) -> int:
-        """What it reads."""
-        return (self.read_y[1] - self.read_y[0]) * (self.read_x[1] - self.read_x[0])
+    def shape(self) -> tuple[int, int]:
+        """The sides (y, x) of what it reads."""
+        return self.read_y[1] - self.read_y[0], self.read_x[1] - self.read_x[0]
+
+    @property
+    def reads(self) -> tuple[Span, ...]:
+        """What it reads, axis by axis."""
+        return self.read_y, self.read_x
 
     def window(self, grid: tuple[int, int]) -> Window:
         """What the tile keeps, in samples of its own maps; `grid` is the pixels per sample (y, x)."""
@@ -70,9 +75,13 @@ class Tile3D:
     @property
     def shape(self) -> tuple[int, int, int]:
         """The sides (z, y, x) of what it reads."""
-        spans = (self.read_z, self.read_y, self.read_x)
-        depth, height, width = (end - begin for begin, end in spans)
+        depth, height, width = (end - begin for begin, end in self.reads)
         return depth, height, width
+
+    @property
+    def reads(self) -> tuple[Span, ...]:
+        """What it reads, axis by axis."""
+        return self.read_z, self.read_y, self.read_x
 
     def window(self, grid: tuple[int, int, int]) -> Window3D:
         """What the tile keeps, in samples of its own maps; `grid` is the voxels per sample (z, y, x)."""
