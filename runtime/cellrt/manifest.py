@@ -356,6 +356,12 @@ def pair(values: tuple[int, ...]) -> tuple[int, int]:
     return values[0], values[1]
 
 
+def triple(values: tuple[int, ...]) -> tuple[int, int, int]:
+    """The three numbers (z, y, x) of a 3D model; the rest as of `pair`."""
+    _require(len(values) == 3, "a triple of numbers in the manifest", "three, (z, y, x)", values)
+    return values[0], values[1], values[2]
+
+
 def _require_star(head: StarSpec | Star3DSpec) -> None:
     """What 2D and 3D star heads have in common."""
     _require(3 <= head.n_rays <= 1024, "head.n_rays", "3..1024", head.n_rays)
