@@ -143,7 +143,12 @@ def export(
             exporter=f"cellrt {cellrt.__version__}",
         ),
         description=description,
-        memory=peak_memory.spec(graph, n_channels=config.n_channel_in, multiple=tile.multiple),
+        memory=peak_memory.spec(
+            graph,
+            n_channels=config.n_channel_in,
+            multiple=tile.multiple,
+            copies=peak_memory.CONVOLUTIONS if isinstance(head, StarSpec) else peak_memory.MATRICES[precision],
+        ),
         selftest=(
             selftest.record(run, partial(_decode, head), n_channels=config.n_channel_in, multiple=tile.multiple)
             if isinstance(head, StarSpec)

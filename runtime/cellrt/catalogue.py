@@ -122,7 +122,7 @@ def load(
     manifest = Manifest.from_json(text)
     if isinstance(manifest.head, Star3DSpec):
         raise ModelError(
-            f"expected a model of planes, got {manifest.name!r}, a model of stacks (axes {manifest.input.axes}, head "
+            f"expected a model of images, got {manifest.name!r}, a model of volumes (axes {manifest.input.axes}, head "
             f"{manifest.head.kind!r}); upgrade cellrt to segment with it"
         )
     limit = None
