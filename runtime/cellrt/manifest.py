@@ -23,7 +23,7 @@ SCHEMA = 1
 METADATA_KEY = "cellrt"  # the key of the manifest among an ONNX file's metadata_props
 FLOW_TILES = ("upstream", "large")
 DYNAMICS = ("v3", "v4")  # whose post-processing a flow model needs: Cellpose 1 to 3, or 4
-AXES = ("YX", "ZYX")  # what a network looks at as one: planes or stacks
+AXES = ("YX", "ZYX")  # of what a network takes: images or volumes
 
 _log = logging.getLogger(__name__)
 
