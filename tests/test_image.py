@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cellrt.errors import ImageError
-from cellrt.image import as_image, cellpose_channels, cellpose_numbers
+from cellrt.image import as_image, as_volume, cellpose_channels, cellpose_numbers
 
 
 @pytest.mark.parametrize(
@@ -139,3 +139,50 @@ def test_bad_cellpose_channels(channels, pair, message):
     n_channels = 2 if pair else 3
     with pytest.raises(ImageError, match=message):
         cellpose_channels(RGB, cellpose_numbers(channels, n_channels, pair), n_channels=n_channels, pair=pair)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "channels", "n_channels", "expected"),
+    [
+        ((4, 5, 6), None, None, 1, (1, 4, 5, 6)),
+        ((4, 5, 6, 2), None, None, 2, (2, 4, 5, 6)),
+        ((2, 4, 5, 6), None, None, 2, (2, 4, 5, 6)),
+        ((4, 2, 5, 6), None, None, 2, (2, 4, 5, 6)),
+        ((2, 2, 5, 2), None, None, 2, (2, 2, 2, 5)),  # all fit: the last axis
+        ((4, 3, 50, 60), None, 1, 1, (1, 4, 50, 60)),
+        ((4, 3, 50, 60), None, None, None, (3, 4, 50, 60)),
+        ((6, 5, 4), "XYZ", None, 1, (1, 4, 5, 6)),
+        ((1, 4, 3, 5, 6), "TZCYX", (2, 0), 2, (2, 4, 5, 6)),
+        ((4, 5, 6, 3), "ZYXS", None, 3, (3, 4, 5, 6)),
+    ],
+)
+def test_volumes_become_czyx(shape, axes, channels, n_channels, expected):
+    array = np.arange(np.prod(shape), dtype=np.uint16).reshape(shape)
+    volume = as_volume(array, axes, channels, n_channels=n_channels)
+    assert volume.shape == expected
+    assert np.shares_memory(volume, array) or channels == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("array", "axes", "channels", "message"),
+    [
+        (np.zeros((5, 6)), None, None, r"expected a volume with 3 or 4 axes, got an image of shape \(5, 6\); name the"),
+        (np.zeros((5, 6)), "YX", None, r"expected a volume with an axis Z, got axes YX \(5, 6\)"),
+        (np.zeros((5, 6, 3)), "YXS", None, "expected a volume with an axis Z"),
+        (np.zeros((1, 1, 4, 5, 6)), None, None, "expected a volume with 3 or 4 axes, got shape .* axes='TCZYX'"),
+        (np.zeros((2, 4, 5, 6)), "TZYX", None, "expected one volume, got axis T of length 2 .* segment the volumes"),
+        (np.zeros((4, 5, 6, 3)), None, None, "expected a volume with 1 channel, got shape"),
+        (np.zeros((4, 3, 5, 6)), "ZCYX", None, "expected an image with 1 channel, got 3 channels"),
+        (np.zeros((4, 3, 5, 6)), "ZCYX", 3, "expected channels in 0..2"),
+        (np.zeros((0, 5, 6)), None, None, "expected an image with pixels"),
+        (np.array([["a"]]), None, None, "expected an image of numbers"),
+    ],
+)
+def test_what_is_no_volume_is_refused(array, axes, channels, message):
+    with pytest.raises(ImageError, match=message):
+        as_volume(array, axes, channels, n_channels=1)
+
+
+def test_a_volume_with_unknown_channels_has_few():
+    with pytest.raises(ImageError, match="expected a volume with up to 10 channels"):
+        as_volume(np.zeros((20, 21, 22, 23)), n_channels=None)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from cellrt import CellrtError, Instances
+from cellrt.instances import Polyhedra
 
 
 def parts(**changes):
@@ -45,3 +46,55 @@ def test_arrays_are_read_only_but_the_callers_are_not():
 def test_what_does_not_fit_is_refused(changes, message):
     with pytest.raises(CellrtError, match=message):
         Instances(**parts(**changes))
+
+
+def volume(**changes):
+    """Two tetrahedra."""
+    rays = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], np.float32)
+    faces = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]], np.int32)
+    return {
+        "labels": np.zeros((3, 8, 9), np.int32),
+        "scores": np.array([0.9, 0.8], np.float32),
+        "points": np.zeros((2, 3), np.float32),
+        "outlines": None,
+        "polyhedra": Polyhedra(np.ones((2, 4), np.float32), rays, faces),
+        **changes,
+    }
+
+
+def test_objects_of_a_volume_have_bodies_and_no_outlines():
+    cells = Instances(**volume())
+    assert cells.is_volume
+    assert repr(cells) == "Instances(2 objects in 3 x 8 x 9 voxels)"
+    assert not Instances(**parts()).is_volume
+    with pytest.raises(
+        CellrtError, match=r"expected the objects of an image, .* got Instances\(2 objects in 3 x 8 x 9"
+    ):
+        list(cells.polygons())
+    with pytest.raises(ValueError, match="read-only"):
+        cells.polyhedra.dist[0, 0] = 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"outlines": parts()["outlines"]}, "expected outlines of an image's objects, and none of a volume's"),
+        ({"points": np.zeros((2, 2), np.float32)}, r"expected points as float32 \(2, 3\)"),
+        ({"labels": np.zeros((8, 9), np.int32), "points": np.zeros((2, 2), np.float32)}, "expected outlines of"),
+        ({"labels": np.zeros((1, 1, 8, 9), np.int32)}, "expected labels as int32"),
+        (
+            {"polyhedra": Polyhedra(*(np.zeros(s, t) for s, t in (((1, 4), "f4"), ((4, 3), "f4"), ((0, 3), "i4"))))},
+            "2 po",
+        ),
+    ],
+)
+def test_what_does_not_fit_a_volume_is_refused(changes, message):
+    with pytest.raises(CellrtError, match=message):
+        Instances(**volume(**changes))
+
+
+def test_polyhedra_have_faces_of_their_rays():
+    with pytest.raises(CellrtError, match="expected faces of rays 0 to 3"):
+        Polyhedra(np.ones((1, 4), np.float32), np.ones((4, 3), np.float32), np.array([[0, 1, 4]], np.int32))
+    with pytest.raises(CellrtError, match=r"expected rays as float32 \(4, 3\)"):
+        Polyhedra(np.ones((1, 4), np.float32), np.ones((5, 3), np.float32), np.zeros((0, 3), np.int32))

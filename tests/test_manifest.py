@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 
+import numpy as np
 import pytest
 
 from cellrt.errors import ModelError
@@ -14,11 +15,14 @@ from cellrt.manifest import (
     MemorySpec,
     Normalize99Spec,
     PercentileSpec,
+    RaysSpec,
     SelfTestSpec,
     SizeModelSpec,
     SourceSpec,
+    Star3DSpec,
     StarSpec,
     TileSpec,
+    pair,
 )
 
 
@@ -73,7 +77,7 @@ def edited(manifest, path, value):
         ("schema", 99, "expected a manifest of schema 1 to 1, got 99; upgrade"),
         ("schema", -3, "expected a manifest of schema 1 to 1, got -3"),
         ("schema", ..., "with a schema number"),
-        ("head.kind", "hexagons", "expected manifest.head of kind 'star' or 'flow', got 'hexagons'"),
+        ("head.kind", "hexagons", "expected manifest.head of kind 'star' or 'flow' or 'star3d', got 'hexagons'"),
         ("head", 3, "expected manifest.head of kind"),
         ("head.n_rays", ..., "expected manifest.head to have n_rays"),
         ("head.n_rays", 2, r"expected head.n_rays to be 3\.\.1024, got 2"),
@@ -164,3 +168,112 @@ def test_bad_flow_heads_are_refused(key, value, message):
 def test_bad_normalisations_are_refused(options):
     with pytest.raises(ModelError, match=r"expected (percentiles|normalize\.)"):
         Normalize99Spec(**options)
+
+
+OCTAHEDRON = RaysSpec(
+    name="Rays_Octo",
+    vertices=((0, 0, 1), (0, 1, 0), (0, 0, -1), (0, -1, 0), (1, 0, 0), (-1, 0, 0)),
+    faces=((0, 1, 4), (0, 5, 1), (1, 2, 4), (1, 5, 2), (2, 3, 4), (2, 5, 3), (3, 0, 4), (3, 5, 0)),
+)
+
+
+def manifest_3d():
+    return Manifest(
+        name="nuclei in a stack",
+        head=Star3DSpec(
+            n_rays=6,
+            grid=(1, 2, 2),
+            prob_thresh=0.7,
+            nms_thresh=0.3,
+            rays=OCTAHEDRON,
+            anisotropy=(2, 1, 1),
+            n_classes=2,
+            class_names=("a", "b"),
+        ),
+        input=InputSpec(n_channels=1, axes="ZYX"),
+        normalize=PercentileSpec(),
+        tile=TileSpec(multiple=(4, 8, 8), receptive_field=(20, 40, 40), halo=(22, 44, 44)),
+        source=SourceSpec(upstream="stardist", name="example", sha256="0" * 64),
+        selftest=SelfTestSpec(shape=(48, 48, 48), digest="1" * 64, means=(0.25,) * 10, n_objects=8),
+    )
+
+
+def test_a_manifest_of_stacks_survives_json():
+    manifest = manifest_3d()
+    assert Manifest.from_json(manifest.to_json()) == manifest
+    assert (manifest.head.kind, manifest.head.n_maps, manifest.head.n_class_channels) == ("star3d", 10, 3)
+
+
+def test_float32_rays_read_back_to_the_bit():
+    # 1/3 and its like are no short decimals; nextafter shows that no bit of a float32 is lost
+    corners = np.array(OCTAHEDRON.vertices, np.float32) * np.float32(1 / 3)
+    corners[corners > 0] = np.nextafter(corners[corners > 0], np.float32(1))
+    rays = dataclasses.replace(OCTAHEDRON, vertices=tuple(map(tuple, corners.tolist())))
+    manifest = dataclasses.replace(manifest_3d(), head=dataclasses.replace(manifest_3d().head, rays=rays))
+    back = np.array(Manifest.from_json(manifest.to_json()).head.rays.vertices, np.float32)
+    assert back.tobytes() == corners.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("input.axes", "YX", "expected input.axes to be 'ZYX' for a star3d head, got 'YX'"),
+        ("input.axes", "XYZ", "expected input.axes to be one of YX, ZYX, got 'XYZ'"),
+        ("head.grid", [2, 2], "expected manifest.head.grid to have 3 values, got 2"),
+        ("head.rays", ..., "expected manifest.head to have rays"),
+        ("head.anisotropy", ..., "expected manifest.head to have anisotropy"),
+        ("head.anisotropy", [1, 0, 1], "expected head.anisotropy to be numbers from 0.001 to 1000"),
+        ("head.anisotropy", [1, -1, 1], "expected head.anisotropy"),
+        ("head.anisotropy", [1, float("nan"), 1], "expected manifest.head.anisotropy to be float, got nan"),
+        ("head.anisotropy", [1, 1], "expected manifest.head.anisotropy to have 3 values"),
+        ("head.n_rays", 5, "expected rays.vertices to be 5 of them, one per ray, got 6"),
+        ("head.prob_thresh", 1, "expected head.prob_thresh"),
+        ("head.class_names", ["a"], "one per class"),
+        ("head.border", 65, "expected head.border"),
+        ("tile.multiple", [8, 8], "expected tile to be two or three numbers of each kind"),
+        ("tile.multiple", [4, 8, 9], r"a multiple of the grid \(1, 2, 2\)"),
+        ("tile", {"multiple": [8, 8], "receptive_field": [9, 9], "halo": [9, 9]}, "tile to be 3 numbers of each kind"),
+        ("selftest.shape", [48, 48], "expected selftest.shape to be 3 numbers, one per axis"),
+        ("selftest.means", [0.5], "expected selftest.means to be 10 numbers"),
+    ],
+)
+def test_bad_manifests_of_stacks_are_refused(path, value, message):
+    with pytest.raises(ModelError, match=message):
+        Manifest.from_json(edited(manifest_3d(), path, value))
+
+
+def test_planes_are_no_stacks(manifest):
+    with pytest.raises(ModelError, match=r"expected input\.axes to be 'YX' for a star head, got 'ZYX'"):
+        Manifest.from_json(edited(manifest, "input.axes", "ZYX"))
+    with pytest.raises(ModelError, match=r"expected input\.axes to be 'YX' for a flow head, got 'ZYX'"):
+        Manifest.from_json(edited(flow_manifest(), "input.axes", "ZYX"))
+    with pytest.raises(ModelError, match="expected tile to be 2 numbers of each kind"):
+        dataclasses.replace(manifest, tile=manifest_3d().tile)
+    with pytest.raises(ModelError, match=r"a pair of numbers in the manifest to be two, \(y, x\), got \(4, 8, 8\)"):
+        pair(manifest_3d().tile.multiple)
+
+
+def spoiled(**changes):
+    return lambda: dataclasses.replace(OCTAHEDRON, **changes)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (spoiled(vertices=OCTAHEDRON.vertices[:3]), r"expected rays.vertices to be 4\.\.1024 of them, got 3"),
+        (spoiled(vertices=((0, 0, 0), *OCTAHEDRON.vertices[1:])), "of a length from 0.001 to 1000"),
+        (spoiled(vertices=((0, 0, float("nan")), *OCTAHEDRON.vertices[1:])), "of a length from 0.001 to 1000"),
+        (spoiled(vertices=((0, 0, 1e9), *OCTAHEDRON.vertices[1:])), "of a length from 0.001 to 1000"),
+        (spoiled(faces=OCTAHEDRON.faces[1:]), "expected rays.faces to be 8 triangles for 6 rays, got 7"),
+        (spoiled(faces=((0, 1, 6), *OCTAHEDRON.faces[1:])), "indices below 6"),
+        (spoiled(faces=((0, 1, -2), *OCTAHEDRON.faces[1:])), "indices below 6"),
+        (spoiled(faces=((1, 0, 4), *OCTAHEDRON.faces[1:])), "of negative determinant"),
+        (spoiled(faces=((0, 1, 1), *OCTAHEDRON.faces[1:])), "of negative determinant"),
+        (spoiled(faces=OCTAHEDRON.faces[:7] + OCTAHEDRON.faces[:1]), "expected rays.faces to be a closed surface"),
+        # as many directed edges as a closed surface has, but one face in the place of another
+        (spoiled(faces=((5, 4, 1), *OCTAHEDRON.faces[1:])), r"negative determinant|closed surface"),
+    ],
+)
+def test_rays_that_enclose_nothing_are_refused(make, message):
+    with pytest.raises(ModelError, match=message):
+        make()

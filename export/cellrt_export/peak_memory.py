@@ -19,7 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 from cellrt.manifest import MemorySpec
 from cellrt_export.onnxfile import OPSET, GraphBuilder
 
-_SIDE = 512  # pixels: what does not grow with the image counts for little
+_SIDES = {2: 512, 3: 64}  # pixels, by the number of axes: what does not grow with the image counts for little
+_FIXED = 256  # pixels: networks with steps from this size on take one size
 _KEPT = 4096  # numbers: smaller constants are shown to shape inference, which needs some of them
 _MARGIN = 17 / 16  # what a run takes beside tensors, and what this walk does not see
 
@@ -40,7 +41,7 @@ def spec(
     graph: GraphBuilder,
     *,
     n_channels: int,
-    multiple: tuple[int, int],
+    multiple: tuple[int, ...],
     outputs: Sequence[str] = ("maps",),
     copies: float = CONVOLUTIONS,
 ) -> MemorySpec:
@@ -51,14 +52,14 @@ def spec(
     graph : GraphBuilder
     n_channels : int
         Of `image`, its input.
-    multiple : (int, int)
+    multiple : tuple of int
         Sides of the image are multiples of this.
     outputs : sequence of str
     copies : float
         How often the weights, as float32, are in memory.
     """
-    sides = (-(-_SIDE // multiple[0]) * multiple[0], -(-_SIDE // multiple[1]) * multiple[1])
-    if max(multiple) >= _SIDE // 2:  # a network of one size: its attention would grow with the square of the pixels
+    sides = tuple(-(-_SIDES[len(multiple)] // step) * step for step in multiple)
+    if max(multiple) >= _FIXED:  # a network of one size: its attention would grow with the square of the pixels
         sides = multiple
     sizes, constants = _sizes(graph, (1, n_channels, *sides), outputs)
     arena, seen = _Arena(), _Layouts(sizes, constants)

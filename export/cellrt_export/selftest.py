@@ -13,31 +13,31 @@ from cellrt.instances import Instances
 from cellrt.manifest import SelfTestSpec
 from cellrt_export.onnxfile import RunAll
 
-_SIDE = 96  # pixels: holds sixteen objects of the recipe, and runs in milliseconds
+_SIDES = {2: 96, 3: 48}  # pixels, by the number of axes: sixteen and eight objects of the recipe, and a short run
 
 
 def record(
-    run: RunAll, decode: Callable[[NDArray[np.float32]], Instances], *, n_channels: int, multiple: tuple[int, int]
+    run: RunAll, decode: Callable[[NDArray[np.float32]], Instances], *, n_channels: int, multiple: tuple[int, ...]
 ) -> SelfTestSpec:
     """Run the recipe through the network and its head.
 
     Parameters
     ----------
     run : callable
-        image float32 (N, C, Y, X) -> outputs by name, `maps` among them.
+        image float32 (N, C, [Z,] Y, X) -> outputs by name, `maps` among them.
     decode : callable
-        maps float32 (M, y, x) -> instances.
+        maps float32 (M, [z,] y, x) -> instances.
     n_channels : int
         C.
-    multiple : (int, int)
-        Sides of the image are multiples of this; the smallest legal size from 96 pixels on is taken.
+    multiple : tuple of int
+        Sides of the image are multiples of this; the smallest legal size from 96 pixels on is taken, 48 in 3D.
 
     Raises
     ------
     ModelError
         If the maps are not finite.
     """
-    shape = (-(-_SIDE // multiple[0]) * multiple[0], -(-_SIDE // multiple[1]) * multiple[1])
+    shape = tuple(-(-_SIDES[len(multiple)] // step) * step for step in multiple)
     maps = run(selftest.recipe(n_channels, shape))["maps"][0]
     if not np.isfinite(maps).all():
         raise ModelError("expected finite maps, got NaN or infinity from the self-test; use other weights")

@@ -42,6 +42,6 @@ class ExportSummary:
         return "\n".join(f"{key:<16} {value}" for key, value in rows.items())
 
 
-def by(pair: tuple[int, int]) -> str:
-    """Two sides as people write them."""
-    return f"{pair[0]} x {pair[1]}"
+def by(sides: tuple[int, ...]) -> str:
+    """Sides as people write them."""
+    return " x ".join(map(str, sides))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cellrt.errors import ModelError
-from cellrt.manifest import METADATA_KEY, FlowSpec, Manifest
+from cellrt.manifest import METADATA_KEY, FlowSpec, Manifest, Star3DSpec
 from cellrt.memory import MemoryLimit, parse
 from cellrt.session import Providers, Session
 
@@ -120,6 +120,11 @@ def load(
             f"expected an ONNX file with cellrt's manifest, got {source} without one; export it with: cellrt export"
         )
     manifest = Manifest.from_json(text)
+    if isinstance(manifest.head, Star3DSpec):
+        raise ModelError(
+            f"expected a model of planes, got {manifest.name!r}, a model of stacks (axes {manifest.input.axes}, head "
+            f"{manifest.head.kind!r}); upgrade cellrt to segment with it"
+        )
     limit = None
     if memory is not None:
         limit = MemoryLimit.of(memory, manifest.memory, kind=manifest.head.kind, n_bytes=_size(model))

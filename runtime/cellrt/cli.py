@@ -25,7 +25,7 @@ from cellrt import cli_arguments, cli_evaluate, readers, write
 from cellrt.catalogue import bundled_figures, bundled_models, load
 from cellrt.errors import CellrtError, FileError
 from cellrt.flow_model import FlowMaps, FlowModel
-from cellrt.manifest import FlowSpec, Manifest, Normalize99Spec, StarSpec
+from cellrt.manifest import FlowSpec, Manifest, Normalize99Spec, Star3DSpec, StarSpec
 from cellrt.star_model import StarModel
 from cellrt.stream import STAGES, Segmented
 
@@ -364,8 +364,8 @@ def _rows(manifest: Manifest) -> list[tuple[str, str]]:
         *(_flow_rows(head) if isinstance(head, FlowSpec) else _star_rows(head)),
         ("channels", str(manifest.input.n_channels)),
         ("normalisation", _normalisation(manifest)),
-        ("receptive field", f"{tile.receptive_field[0]} x {tile.receptive_field[1]} pixels, halo {tile.halo}"),
-        ("sizes", f"multiples of {tile.multiple[0]} x {tile.multiple[1]}; other images are padded"),
+        ("receptive field", f"{_by(tile.receptive_field)} pixels, halo {tile.halo}"),
+        ("sizes", f"multiples of {_by(tile.multiple)}; other images are padded"),
         ("memory", "" if memory is None else f"about {memory.bytes_per_pixel / 1000:.2f} kB per pixel"),
         ("source", f"{source.upstream}: {source.name}"),
         ("weights sha256", source.sha256),
@@ -376,10 +376,15 @@ def _rows(manifest: Manifest) -> list[tuple[str, str]]:
     return [(key, value) for key, value in rows if value]
 
 
-def _star_rows(head: StarSpec) -> list[tuple[str, str]]:
+def _by(sides: tuple[int, ...]) -> str:
+    """Sides as people write them."""
+    return " x ".join(map(str, sides))
+
+
+def _star_rows(head: StarSpec | Star3DSpec) -> list[tuple[str, str]]:
     """What is particular to star models."""
     return [
-        ("head", f"{head.kind}: {head.n_rays} rays, grid {head.grid[0]} x {head.grid[1]}"),
+        ("head", f"{head.kind}: {head.n_rays} rays, grid {_by(head.grid)}"),
         ("classes", "" if head.n_classes is None else ", ".join(head.class_names or [f"{head.n_classes}"])),
         ("thresholds", f"probability {head.prob_thresh:.4g}, overlap {head.nms_thresh:.4g}"),
     ]

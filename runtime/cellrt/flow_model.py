@@ -21,7 +21,7 @@ from cellrt.errors import CellrtError, ImageError, ModelError
 from cellrt.heads import flow
 from cellrt.image import as_image, cellpose_channels, cellpose_numbers
 from cellrt.instances import Instances
-from cellrt.manifest import FLOW_TILES, FlowSpec, Manifest, Normalize99Spec
+from cellrt.manifest import FLOW_TILES, FlowSpec, Manifest, Normalize99Spec, pair
 from cellrt.memory import MemoryLimit
 from cellrt.model import Model
 from cellrt.normalize99 import normalize99
@@ -680,7 +680,7 @@ class FlowModel(Model):
             rows, columns = halving(sides, side=side)
         elif run.tiles == "large":
             rows, columns = largest(
-                sides, multiple=self.manifest.tile.multiple, overlap=_LARGE_OVERLAP, max_pixels=max_pixels
+                sides, multiple=pair(self.manifest.tile.multiple), overlap=_LARGE_OVERLAP, max_pixels=max_pixels
             )
         else:
             rows, columns = overlapping(sides, side=side, overlap=run.overlap)

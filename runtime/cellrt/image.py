@@ -1,4 +1,4 @@
-"""Any array -> (C, Y, X): axes, channels and dtypes sorted out at the first door.
+"""Any array -> (C, Y, X) or (C, Z, Y, X): axes, channels and dtypes sorted out at the first door.
 
 The result is a view of the array wherever that is possible: nothing is copied for interleaved, transposed, strided,
 read-only or memory-mapped pixels. Knows axis letters and channels; never models.
@@ -17,6 +17,7 @@ from cellrt.errors import ImageError
 _AXES = "TZCSYX"  # S: samples of a pixel (RGB), the same as C here
 _DTYPES = "biuf"  # kinds of dtype: bool, signed, unsigned, floating
 _MOST_CHANNELS = 10  # of an image whose axes are guessed without knowing how many channels are wanted
+_ADVICE_FOR_PLANES = "name the axes of a stack (axes=, --axes), or use a model for single planes"
 
 
 def as_image(
@@ -49,30 +50,37 @@ def as_image(
     """
     pixels = np.asarray(array)
     letters = axes_of(pixels, axes, channels, n_channels=n_channels)
-    wanted = None if channels is None else _as_tuple(channels)
+    return _in_order("CYX", pixels, letters, channels, n_channels=n_channels, given=axes)
 
-    for axis in reversed(range(pixels.ndim)):
-        if letters[axis] not in "CYX":
-            if pixels.shape[axis] != 1:
-                raise ImageError(
-                    f"expected one plane, got axis {letters[axis]} of length {pixels.shape[axis]} in {letters} "
-                    f"{pixels.shape}; segment the planes one by one"
-                )
-            pixels = pixels.squeeze(axis)
-            letters = letters[:axis] + letters[axis + 1 :]
-    if "C" not in letters:
-        pixels, letters = pixels[np.newaxis], "C" + letters
-    pixels = pixels.transpose([letters.index(letter) for letter in "CYX"])
 
-    if wanted is not None:
-        pixels = _take_channels(pixels, wanted)
-    if n_channels is not None and len(pixels) != n_channels:
-        advice = "choose among them (channels=0, or --channels 0)" if len(pixels) > n_channels else "check the axes"
-        raise ImageError(
-            f"expected an image with {_count(n_channels)}, got {_count(len(pixels))} "
-            f"(shape {np.shape(array)}, axes {axes or 'not given'}); {advice}"
-        )
-    return _native(pixels)
+def as_volume(
+    array: ArrayLike, axes: str | None = None, channels: int | Sequence[int] | None = None, *, n_channels: int | None
+) -> NDArray[Any]:
+    """View an array as (C, Z, Y, X) with the channels that a network takes.
+
+    Parameters
+    ----------
+    array : array of numbers
+        ZYX, ZYXC, CZYX, ZCYX or, with `axes`, any order; further axes must have length 1.
+    axes : str, optional
+        As of `as_image`, Z among them. Default: ZYX; with four axes the one that has `n_channels` entries is C, the
+        last before the first before the second; with `channels` the shortest of these.
+    channels, n_channels
+        As of `as_image`.
+
+    Returns
+    -------
+    array (C, Z, Y, X)
+        As `as_image` gives it.
+
+    Raises
+    ------
+    ImageError
+        As `as_image`, or if there is no Z axis.
+    """
+    pixels = np.asarray(array)
+    letters = volume_axes_of(pixels, axes, channels, n_channels=n_channels)
+    return _in_order("CZYX", pixels, letters, channels, n_channels=n_channels, given=axes)
 
 
 def axes_of(
@@ -82,13 +90,23 @@ def axes_of(
 
     No pixel is looked at: a stand-in of the shape and dtype will do.
     """
-    if pixels.dtype.kind not in _DTYPES:
-        raise ImageError(f"expected an image of numbers, got dtype {pixels.dtype}; convert it first")
-    if pixels.size == 0:
-        raise ImageError(f"expected an image with pixels, got shape {pixels.shape}; check how it was read")
+    _require_pixels(pixels)
     if axes is not None:
         return _check_axes(pixels, axes)
     return _guess_axes(pixels, n_channels, chosen=channels is not None)
+
+
+def volume_axes_of(
+    pixels: NDArray[Any], axes: str | None, channels: int | Sequence[int] | None, *, n_channels: int | None
+) -> str:
+    """The axes of an array as `as_volume` understands them, a letter each; the rest as of `axes_of`."""
+    _require_pixels(pixels)
+    if axes is None:
+        return _guess_volume_axes(pixels, n_channels, chosen=channels is not None)
+    letters = _check_axes(pixels, axes)
+    if "Z" not in letters:
+        raise ImageError(f"expected a volume with an axis Z, got axes {letters} {pixels.shape}; {_ADVICE_FOR_PLANES}")
+    return letters
 
 
 def cellpose_numbers(channels: Sequence[int], n_channels: int, pair: bool) -> tuple[int, ...]:
@@ -149,6 +167,50 @@ def cellpose_channels(
     return chosen
 
 
+def _require_pixels(pixels: NDArray[Any]) -> None:
+    """Refuse arrays of something else, and empty ones."""
+    if pixels.dtype.kind not in _DTYPES:
+        raise ImageError(f"expected an image of numbers, got dtype {pixels.dtype}; convert it first")
+    if pixels.size == 0:
+        raise ImageError(f"expected an image with pixels, got shape {pixels.shape}; check how it was read")
+
+
+def _in_order(
+    order: str,
+    pixels: NDArray[Any],
+    letters: str,
+    channels: int | Sequence[int] | None,
+    *,
+    n_channels: int | None,
+    given: str | None,
+) -> NDArray[Any]:
+    """The array with its axes in this order, others dropped, and the channels that were asked for."""
+    wanted, shape = None if channels is None else _as_tuple(channels), pixels.shape
+    for axis in reversed(range(pixels.ndim)):
+        if letters[axis] not in order:
+            if pixels.shape[axis] != 1:
+                one, them = ("plane", "planes") if order == "CYX" else ("volume", "volumes")
+                raise ImageError(
+                    f"expected one {one}, got axis {letters[axis]} of length {pixels.shape[axis]} in {letters} "
+                    f"{pixels.shape}; segment the {them} one by one"
+                )
+            pixels = pixels.squeeze(axis)
+            letters = letters[:axis] + letters[axis + 1 :]
+    if "C" not in letters:
+        pixels, letters = pixels[np.newaxis], "C" + letters
+    pixels = pixels.transpose([letters.index(letter) for letter in order])
+
+    if wanted is not None:
+        pixels = _take_channels(pixels, wanted)
+    if n_channels is not None and len(pixels) != n_channels:
+        advice = "choose among them (channels=0, or --channels 0)" if len(pixels) > n_channels else "check the axes"
+        raise ImageError(
+            f"expected an image with {_count(n_channels)}, got {_count(len(pixels))} "
+            f"(shape {shape}, axes {given or 'not given'}); {advice}"
+        )
+    return _native(pixels)
+
+
 def _count(n: int) -> str:
     """'1 channel', '3 channels'."""
     return "1 channel" if n == 1 else f"{n} channels"
@@ -201,6 +263,32 @@ def _guess_axes(pixels: NDArray[Any], n_channels: int | None, chosen: bool) -> s
             "--channels 0), or name its axes if it is a stack (axes=, --axes)"
         )
     raise ImageError(f"expected an image with 2 or 3 axes, got shape {shape}; name them, for example axes='TCYX'")
+
+
+def _guess_volume_axes(pixels: NDArray[Any], n_channels: int | None, chosen: bool) -> str:
+    """Axes of an array that came without: ZYX, ZYXC, CZYX or ZCYX."""
+    shape = pixels.shape
+    if pixels.ndim == 3:
+        return "ZYX"
+    if pixels.ndim == 2:
+        raise ImageError(f"expected a volume with 3 or 4 axes, got an image of shape {shape}; {_ADVICE_FOR_PLANES}")
+    if pixels.ndim != 4:
+        raise ImageError(f"expected a volume with 3 or 4 axes, got shape {shape}; name them, for example axes='TCZYX'")
+    orders = {3: "ZYXC", 0: "CZYX", 1: "ZCYX"}
+    if n_channels is not None and not chosen:
+        for axis, order in orders.items():
+            if shape[axis] == n_channels:
+                return order
+        raise ImageError(
+            f"expected a volume with {_count(n_channels)}, got shape {shape}; choose among its channels (channels=0, "
+            "--channels 0), or name its axes (axes=, --axes)"
+        )
+    shortest = min(orders, key=lambda axis: shape[axis])
+    if not chosen and shape[shortest] > _MOST_CHANNELS:
+        raise ImageError(
+            f"expected a volume with up to {_MOST_CHANNELS} channels, got shape {shape}; name the axes (axes=, --axes)"
+        )
+    return orders[shortest]
 
 
 def _take_channels(pixels: NDArray[Any], wanted: tuple[int, ...]) -> NDArray[Any]:

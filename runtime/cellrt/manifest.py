@@ -8,6 +8,7 @@ error. Knows no arrays, no onnx and no onnxruntime.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import logging
 import math
@@ -22,20 +23,21 @@ SCHEMA = 1
 METADATA_KEY = "cellrt"  # the key of the manifest among an ONNX file's metadata_props
 FLOW_TILES = ("upstream", "large")
 DYNAMICS = ("v3", "v4")  # whose post-processing a flow model needs: Cellpose 1 to 3, or 4
+AXES = ("YX", "ZYX")  # what a network looks at as one: planes or stacks
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What the network takes: float32 (N, C, Y, X), named `image` in the graph."""
+    """What the network takes: float32 (N, C, Y, X) or (N, C, Z, Y, X), named `image` in the graph."""
 
     n_channels: int  # C
-    axes: str = "YX"  # spatial axes, in order
+    axes: str = "YX"  # spatial axes, in order: "YX" or "ZYX"
 
     def __post_init__(self) -> None:
         _require(self.n_channels >= 1, "input.n_channels", "at least 1", self.n_channels)
-        _require(self.axes == "YX", "input.axes", "'YX'", self.axes)
+        _require(self.axes in AXES, "input.axes", f"one of {', '.join(AXES)}", self.axes)
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,15 @@ class Normalize99Spec:
 
 @dataclass(frozen=True)
 class TileSpec:
-    """Which input sizes are legal, and how far a pixel's influence reaches; (y, x) in pixels."""
+    """Which input sizes are legal, and how far a pixel's influence reaches; (y, x) or (z, y, x) in pixels."""
 
-    multiple: tuple[int, int]  # sides of the input are multiples of this
-    receptive_field: tuple[int, int]  # measured by an impulse, as StarDist's `_axes_tile_overlap` does
-    halo: tuple[int, int]  # bound from the layers: beyond it, output does not know of a cut at a multiple of `multiple`
+    multiple: tuple[int, ...]  # sides of the input are multiples of this
+    receptive_field: tuple[int, ...]  # measured by an impulse, as StarDist's `_axes_tile_overlap` does
+    halo: tuple[int, ...]  # bound from the layers: beyond it, output does not know of a cut at a multiple of `multiple`
 
     def __post_init__(self) -> None:
+        lengths = (len(self.multiple), len(self.receptive_field), len(self.halo))
+        _require(lengths in ((2,) * 3, (3,) * 3), "tile", "two or three numbers of each kind", lengths)
         _require(all(1 <= m <= 4096 for m in self.multiple), "tile.multiple", "1..4096 per axis", self.multiple)
         _require(all(0 <= h <= 65536 for h in self.halo), "tile.halo", "0..65536 per axis", self.halo)
         _require(min(self.receptive_field) >= 0, "tile.receptive_field", "no negative", self.receptive_field)
@@ -123,19 +127,74 @@ class StarSpec:
     kind: str = "star"
 
     def __post_init__(self) -> None:
-        _require(3 <= self.n_rays <= 1024, "head.n_rays", "3..1024", self.n_rays)
-        _require(all(1 <= g <= 256 for g in self.grid), "head.grid", "1..256 per axis", self.grid)
-        _require(0 < self.prob_thresh < 1, "head.prob_thresh", "a number in (0, 1)", self.prob_thresh)
-        _require(0 <= self.nms_thresh <= 1, "head.nms_thresh", "a number in [0, 1]", self.nms_thresh)
-        _require(
-            self.n_classes is None or self.n_classes >= 1,
-            "head.n_classes",
-            "null or at least 1",
-            self.n_classes,
-        )
-        _require(0 <= self.border <= 64, "head.border", "0..64", self.border)
-        if self.class_names is not None:
-            _require(len(self.class_names) == self.n_classes, "head.class_names", "one per class", self.class_names)
+        _require_star(self)
+
+    @property
+    def n_class_channels(self) -> int:
+        """Channels of the maps that hold class probabilities."""
+        return 0 if self.n_classes is None else self.n_classes + 1
+
+    @property
+    def n_maps(self) -> int:
+        """Channels of the maps."""
+        return 1 + self.n_rays + self.n_class_channels
+
+
+@dataclass(frozen=True)
+class RaysSpec:
+    """The rays of a 3D star head: where they point, and the triangles between them, a closed surface round the origin.
+
+    An object with the lengths `dist` has the corners ``point + dist[k] * vertices[k]``. The numbers are float32, which
+    JSON gives back exactly. Source: StarDist's `rays3d`.
+    """
+
+    name: str  # StarDist's: "Rays_GoldenSpiral", ...
+    vertices: tuple[tuple[float, float, float], ...]  # (z, y, x) in pixels per pixel of length, one per ray
+    faces: tuple[tuple[int, int, int], ...]  # indices of vertices, ordered so that their determinant is negative
+
+    def __post_init__(self) -> None:
+        n = len(self.vertices)
+        _require(4 <= n <= 1024, "rays.vertices", "4..1024 of them", n)
+        for vertex in self.vertices:
+            _require(
+                all(map(math.isfinite, vertex)) and 1e-3 <= math.hypot(*vertex) <= 1e3,
+                "rays.vertices",
+                "of a length from 0.001 to 1000",
+                vertex,
+            )
+        _require(len(self.faces) == 2 * n - 4, "rays.faces", f"{2 * n - 4} triangles for {n} rays", len(self.faces))
+        edges: set[tuple[int, ...]] = set()
+        for face in self.faces:
+            _require(all(0 <= corner < n for corner in face), "rays.faces", f"indices below {n}", face)
+            _require(_determinant(*(self.vertices[k] for k in face)) < 0, "rays.faces", "of negative determinant", face)
+            edges.update(itertools.pairwise((*face, face[0])))
+        # as many directed edges as corners, and each beside its reverse: every edge belongs to exactly two faces
+        closed = len(edges) == 3 * len(self.faces) and all((end, begin) in edges for begin, end in edges)
+        _require(closed, "rays.faces", "a closed surface", "edges that do not belong to two faces, one in each sense")
+
+
+@dataclass(frozen=True)
+class Star3DSpec:
+    """The `star3d` head: as `star`, with rays in space: probability, n_rays lengths, n_classes + 1 probabilities."""
+
+    n_rays: int
+    grid: tuple[int, int, int]  # pixels per map sample, (z, y, x)
+    prob_thresh: float
+    nms_thresh: float
+    rays: RaysSpec
+    anisotropy: tuple[float, float, float] | None  # size of a pixel in z, y and x, in some unit; None: not stated
+    n_classes: int | None = None  # without background; None: the network tells no classes apart
+    border: int = 2  # samples at each face of the map in which no candidate is taken
+    class_names: tuple[str, ...] | None = None
+    kind: str = "star3d"
+
+    def __post_init__(self) -> None:
+        _require_star(self)
+        n_vertices = len(self.rays.vertices)
+        _require(n_vertices == self.n_rays, "rays.vertices", f"{self.n_rays} of them, one per ray", n_vertices)
+        if self.anisotropy is not None:
+            sizes = all(1e-3 <= size <= 1e3 for size in self.anisotropy)
+            _require(sizes, "head.anisotropy", "numbers from 0.001 to 1000", self.anisotropy)
 
     @property
     def n_class_channels(self) -> int:
@@ -231,7 +290,7 @@ class SelfTestSpec:
     number of objects decide, and the digest tells whether even the bits agree.
     """
 
-    shape: tuple[int, int]  # (y, x) of the input, a legal size
+    shape: tuple[int, ...]  # (y, x) or (z, y, x) of the input, a legal size
     digest: str
     means: tuple[float, ...]  # mean of each map
     n_objects: int  # found with the model's own thresholds
@@ -249,7 +308,7 @@ class Manifest:
     """Everything a model file says about itself."""
 
     name: str
-    head: StarSpec | FlowSpec
+    head: StarSpec | FlowSpec | Star3DSpec
     input: InputSpec
     normalize: PercentileSpec | Normalize99Spec
     tile: TileSpec
@@ -260,12 +319,17 @@ class Manifest:
     schema: int = field(default=SCHEMA)
 
     def __post_init__(self) -> None:
-        grid, multiple = self.head.grid, self.tile.multiple
+        grid, multiple, n_axes = self.head.grid, self.tile.multiple, len(self.input.axes)
+        axes = AXES[len(grid) - 2]
+        _require(self.input.axes == axes, "input.axes", f"{axes!r} for a {self.head.kind} head", self.input.axes)
+        _require(len(multiple) == n_axes, "tile", f"{n_axes} numbers of each kind, one per axis", len(multiple))
         divides = all(m % g == 0 for m, g in zip(multiple, grid, strict=True))
         _require(divides, "tile.multiple", f"a multiple of the grid {grid}", multiple)
         if self.selftest is not None:
             n_means = len(self.selftest.means)
             _require(n_means == self.head.n_maps, "selftest.means", f"{self.head.n_maps} numbers", n_means)
+            shape = self.selftest.shape
+            _require(len(shape) == n_axes, "selftest.shape", f"{n_axes} numbers, one per axis", shape)
 
     def to_json(self) -> str:
         """The manifest as the JSON text that goes into the file."""
@@ -284,6 +348,29 @@ class Manifest:
             raise ModelError(f"expected a manifest of schema 1 to {SCHEMA}, got {data['schema']}; upgrade cellrt")
         manifest: Self = _build(cls, data, "manifest")
         return manifest
+
+
+def pair(values: tuple[int, ...]) -> tuple[int, int]:
+    """The two numbers (y, x) that a 2D model has of what 3D models have three of. Raises `ModelError` otherwise."""
+    _require(len(values) == 2, "a pair of numbers in the manifest", "two, (y, x)", values)
+    return values[0], values[1]
+
+
+def _require_star(head: StarSpec | Star3DSpec) -> None:
+    """What 2D and 3D star heads have in common."""
+    _require(3 <= head.n_rays <= 1024, "head.n_rays", "3..1024", head.n_rays)
+    _require(all(1 <= g <= 256 for g in head.grid), "head.grid", "1..256 per axis", head.grid)
+    _require(0 < head.prob_thresh < 1, "head.prob_thresh", "a number in (0, 1)", head.prob_thresh)
+    _require(0 <= head.nms_thresh <= 1, "head.nms_thresh", "a number in [0, 1]", head.nms_thresh)
+    _require(head.n_classes is None or head.n_classes >= 1, "head.n_classes", "null or at least 1", head.n_classes)
+    _require(0 <= head.border <= 64, "head.border", "0..64", head.border)
+    if head.class_names is not None:
+        _require(len(head.class_names) == head.n_classes, "head.class_names", "one per class", head.class_names)
+
+
+def _determinant(a: tuple[float, ...], b: tuple[float, ...], c: tuple[float, ...]) -> float:
+    """Six times the signed volume of the tetrahedron between the origin and three points."""
+    return a[0] * (b[1] * c[2] - b[2] * c[1]) + a[1] * (b[2] * c[0] - b[0] * c[2]) + a[2] * (b[0] * c[1] - b[1] * c[0])
 
 
 def _require(condition: bool, key: str, want: str, got: object) -> None:

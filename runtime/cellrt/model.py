@@ -125,7 +125,7 @@ class Model(ABC):
 
     @abstractmethod
     def _decode_whole(self, maps: NDArray[np.float32]) -> Instances:
-        """Instances of the maps (C, Y, X) of an image that is one tile without padding."""
+        """Instances of the maps (C, [Z,] Y, X) of an image that is one tile without padding."""
 
     def release(self) -> None:
         """Give the memory that the network's last run needed back to the system.
@@ -143,10 +143,11 @@ class Model(ABC):
         return selftest.compare(maps, self._decode_whole(maps), spec)
 
     def _network(self, batch: NDArray[np.float32]) -> Outputs:
-        """The network's outputs by name for float32 (N, C, y, x); the shape of its maps is checked."""
+        """The network's outputs by name for float32 (N, C, [z,] y, x); the shape of its maps is checked."""
         outputs = self._session.run(batch)
         head = self.manifest.head
-        want = (len(batch), head.n_maps, batch.shape[2] // head.grid[0], batch.shape[3] // head.grid[1])
+        samples = (side // step for side, step in zip(batch.shape[2:], head.grid, strict=True))
+        want = (len(batch), head.n_maps, *samples)
         if outputs["maps"].shape != want:
             raise ModelError(
                 f"expected maps of shape {want} as the manifest has it, got {outputs['maps'].shape}; export again"

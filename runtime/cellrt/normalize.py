@@ -6,17 +6,35 @@ channels; never tiles or sessions.
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cellrt import kernels
-from cellrt.errors import DataError, ImageError
+from cellrt.errors import CellrtError, DataError, ImageError
 from cellrt.manifest import PercentileSpec
 
 NOT_FINITE = "expected finite pixels, got NaN or infinity; replace them first, for example with numpy.nan_to_num"
 _KERNEL_DTYPES = (np.uint8, np.uint16, np.float32)
+
+
+Normalize = PercentileSpec | tuple[float, float] | Literal["model"] | None  # what `segment` of star models takes
+
+
+def asked_for(normalize: Normalize, default: PercentileSpec) -> PercentileSpec | None:
+    """The normalisation that an argument of `segment` asks for; `default` is the model's."""
+    if normalize is None or isinstance(normalize, PercentileSpec):
+        return normalize
+    if isinstance(normalize, str) and normalize == "model":
+        return default
+    try:
+        low, high = (float(percent) for percent in normalize)
+        return PercentileSpec(low=low, high=high, joint=default.joint, eps=default.eps)
+    except (TypeError, ValueError):
+        raise CellrtError(
+            f"expected normalize to be two percentiles 0 <= low < high <= 100, None or 'model', got {normalize!r}"
+        ) from None
 
 
 def normalize(
@@ -70,6 +88,30 @@ def scaled(
         raise ImageError(NOT_FINITE) from None
 
 
+def normalize_volume(
+    pixels: NDArray[Any], spec: PercentileSpec | None, *, out_shape: tuple[int, int, int], threads: int
+) -> NDArray[np.float32]:
+    """Normalise, cast and pad a volume (C, Z, Y, X) to (C, z, y, x); the rest as in `normalize`."""
+    with np.errstate(over="ignore"):
+        low, divisor = _range(pixels, spec, threads)
+    n_z, (depth, *sides) = pixels.shape[1], out_shape
+    out_planes = (sides[0], sides[1])
+    volume: NDArray[np.float32] | None = None
+    mirrored = np.pad(np.arange(n_z), (0, depth - n_z), mode="reflect")[n_z:]
+    for channel, planes in enumerate(pixels):  # the kernel takes the planes for channels, all of one range
+        of_planes = (np.repeat(values[channel], n_z) for values in (low, divisor))
+        inside = scaled(planes, *of_planes, out_shape=out_planes, threads=threads)
+        if len(pixels) == 1 and depth == n_z:
+            return inside[np.newaxis]
+        if volume is None:
+            volume = np.empty((len(pixels), *out_shape), np.float32)
+        volume[channel, :n_z] = inside
+        for z, source in enumerate(mirrored, n_z):
+            volume[channel, z] = inside[source]
+    assert volume is not None  # an image has channels
+    return volume
+
+
 def scaling(
     percentiles: NDArray[np.float64], spec: PercentileSpec, *, n_channels: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -114,7 +156,7 @@ def _percentiles(pixels: NDArray[Any], spec: PercentileSpec, threads: int) -> tu
     percents = np.array([spec.low, spec.high], np.float64)
     if pixels.dtype in _KERNEL_DTYPES:
         try:
-            low, high = kernels.percentiles(pixels, percents, threads=threads)
+            low, high = kernels.percentiles(_as_planes(pixels), percents, threads=threads)
         except DataError:
             raise ImageError(NOT_FINITE) from None
     else:
@@ -126,6 +168,17 @@ def _percentiles(pixels: NDArray[Any], spec: PercentileSpec, threads: int) -> tu
         got = f"every pixel {pixels.flat[0]:g}" if constant else f"both {low:g}"
         _refuse_contrast(spec, got)
     return float(low), float(high)
+
+
+def _as_planes(pixels: NDArray[Any]) -> NDArray[Any]:
+    """An image as it is; a volume (C, Z, Y, X) as planes in any order, a view where its strides allow one."""
+    if pixels.ndim == 3:
+        return pixels
+    for volume in (pixels, pixels.swapaxes(0, 1)):
+        n, m = volume.shape[:2]
+        if 1 in (n, m) or volume.strides[0] == m * volume.strides[1]:
+            return volume.reshape(n * m, *volume.shape[2:])
+    return pixels.reshape(-1, *pixels.shape[2:])
 
 
 def _refuse_contrast(spec: PercentileSpec, got: str) -> NoReturn:

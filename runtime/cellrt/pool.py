@@ -21,7 +21,8 @@ from cellrt.instances import Instances
 from cellrt.stitch import Blend
 from cellrt.tile import Span
 
-# float32 (N, C, y, x) -> ``maps`` float32 (N, M, y, x) and, where the network has one, ``style`` float32 (N, n)
+# float32 (N, C, y, x) -> ``maps`` float32 (N, M, y, x) and, where the network has one, ``style`` float32 (N, n); with z
+# before y for networks of volumes
 Network = Callable[[NDArray[np.float32]], dict[str, NDArray[np.float32]]]
 
 
@@ -43,8 +44,8 @@ class Work(Protocol):
         """Calls of the network that it needs."""
 
     @property
-    def tile_shape(self) -> tuple[int, int]:
-        """What each of them reads, pixels (y, x)."""
+    def tile_shape(self) -> tuple[int, ...]:
+        """What each of them reads, pixels (y, x) or (z, y, x)."""
 
     @property
     def batch_size(self) -> int:
@@ -55,7 +56,7 @@ class Work(Protocol):
         """Whether all tiles came back."""
 
     def tile(self, index: int) -> NDArray[np.float32]:
-        """The network's input for one tile, (C, y, x)."""
+        """The network's input for one tile, (C, y, x) or (C, z, y, x)."""
 
     def take(self, index: int, maps: NDArray[np.float32], style: NDArray[np.float32] | None) -> None:
         """Take the network's output for one tile, of which only copies should be kept: the memory is the network's.

@@ -15,27 +15,27 @@ from cellrt.instances import Instances
 from cellrt.manifest import SelfTestSpec
 
 
-def recipe(n_channels: int, shape: tuple[int, int]) -> NDArray[np.float32]:
-    """An input with round bright objects on a dark ground, float32 (1, C, Y, X), roughly in [0, 1].
+def recipe(n_channels: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """An input with round bright objects on a dark ground, float32 (1, C, [Z,] Y, X), roughly in [0, 1].
 
     Integer arithmetic and one exact division: the same bits on every platform.
     """
-    y, x = np.ogrid[: shape[0], : shape[1]]
+    *z, y, x = np.ogrid[tuple(slice(side) for side in shape)]
     image = np.zeros((1, n_channels, *shape), np.float32)
     for channel in range(n_channels):
         pitch = 24 + 8 * channel
-        # squared distance to the centre of the cell of a square lattice; objects of radius pitch / 3
-        distance = (y % pitch - pitch // 2) ** 2 + (x % pitch - pitch // 2) ** 2
-        texture = (y * 7 + x * 13 + y * x) % 32
+        # squared distance to the centre of the cell of a square or cubic lattice; objects of radius pitch / 3
+        distance = sum((axis % pitch - pitch // 2) ** 2 for axis in (*z, y, x))
+        texture = (y * 7 + x * 13 + y * x + sum(3 * axis for axis in z)) % 32
         image[0, channel] = (np.where(9 * distance < pitch * pitch, 192, 32) + texture) / np.float32(256)
     return image
 
 
-def summarise(maps: NDArray[np.float32], cells: Instances, shape: tuple[int, int]) -> SelfTestSpec:
-    """What the manifest keeps of the maps (C, Y, X) and the cells that came out of the recipe of `shape`."""
+def summarise(maps: NDArray[np.float32], cells: Instances, shape: tuple[int, ...]) -> SelfTestSpec:
+    """What the manifest keeps of the maps (C, [Z,] Y, X) and the cells that came out of the recipe of `shape`."""
     import hashlib  # here: it costs a tenth of the import of this package, and only the self-test needs it
 
-    means = maps.astype(np.float64).mean(axis=(1, 2))
+    means = maps.astype(np.float64).mean(axis=tuple(range(1, maps.ndim)))
     return SelfTestSpec(
         shape=shape,
         digest=hashlib.sha256(np.ascontiguousarray(maps, np.float32).tobytes()).hexdigest(),
@@ -56,7 +56,7 @@ class Outcome:
 
 
 def compare(maps: NDArray[np.float32], cells: Instances, spec: SelfTestSpec) -> Outcome:
-    """Hold the maps (C, Y, X) and the cells that came out of the recipe against the manifest.
+    """Hold the maps (C, [Z,] Y, X) and the cells that came out of the recipe against the manifest.
 
     The number of cells may differ by 2 %, or by one: another processor rounds differently, and a candidate at a
     threshold can go either way.

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,13 +19,15 @@ from cellrt.errors import CellrtError, ModelError
 from cellrt.heads import star
 from cellrt.image import as_image
 from cellrt.instances import Instances
-from cellrt.manifest import Manifest, PercentileSpec, StarSpec
+from cellrt.manifest import Manifest, PercentileSpec, StarSpec, pair
 from cellrt.memory import MemoryLimit
 from cellrt.model import Model
+from cellrt.normalize import Normalize, asked_for
 from cellrt.normalize import normalize as normalize_image
-from cellrt.pool import Found, complete
+from cellrt.pool import complete
 from cellrt.resize import require_size, zoom_linear
 from cellrt.session import Session
+from cellrt.star_work import BATCH_ELSEWHERE, StarWork, cut
 from cellrt.stitch import place
 from cellrt.stream import Route
 from cellrt.tile import Tile, checked, padded, plan
@@ -37,10 +40,6 @@ if TYPE_CHECKING:
 # memory, but compute their halos more often.
 MAX_TILE_PIXELS = 4_400_000
 _CANDIDATES_PER_SAMPLE = 0.16  # of the maps, in a field full of cells; with what suppressing them takes
-# Tiles that the network runs on at once. A CPU is slower on several than one by one; other devices idle between calls.
-_BATCH_ELSEWHERE = 8
-
-Normalize = PercentileSpec | tuple[float, float] | Literal["model"] | None
 
 
 class StarModel(Model):
@@ -63,6 +62,7 @@ class StarModel(Model):
             raise ModelError(f"expected a head with the normalisation of its kind, got {kinds}; export the model again")
         self.head = manifest.head
         self._normalize = manifest.normalize
+        self._multiple, self._halo = pair(manifest.tile.multiple), pair(manifest.tile.halo)
 
     def segment(
         self,
@@ -190,7 +190,7 @@ class StarModel(Model):
         head, limit = self.head, self._memory
         most = MAX_TILE_PIXELS
         if limit is not None:
-            halo_y, halo_x = padded(self.manifest.tile.halo, self.manifest.tile.multiple)
+            halo_y, halo_x = padded(self._halo, self._multiple)
             most = limit.tile_pixels(0, least=4 * halo_y * 4 * halo_x, most=most)
         run = large.StarRun(
             axes=axes,
@@ -239,7 +239,7 @@ class StarModel(Model):
         whole = np.empty((head.n_maps, ready.shape[1] // grid_y, ready.shape[2] // grid_x), np.float32)
         planned, _ = self._plan(ready, tiles, self._needed(pixels, ready) + whole.nbytes)
         for tile in planned:
-            batch = np.ascontiguousarray(_cut(ready, tile))[np.newaxis]
+            batch = np.ascontiguousarray(cut(ready, tile))[np.newaxis]
             # the maps get no name: kept until the next run, they would take memory from it
             place(whole, self._network(batch)["maps"][0], tile, head.grid)
         whole = whole[:, : -(-shape[0] // grid_y), : -(-shape[1] // grid_x)]
@@ -292,8 +292,8 @@ class StarModel(Model):
         scale: float | tuple[float, float] | None,
         tiles: tuple[int, int] | None,
         threads: int,
-    ) -> _Work:
-        """One image (C, Y, X) on its way: normalised, cut into tiles; the rest is up to `_Work`."""
+    ) -> StarWork:
+        """One image (C, Y, X) on its way: normalised, cut into tiles; the rest is up to `StarWork`."""
         factors = _factors(scale, (pixels.shape[1], pixels.shape[2]))
         ready, shape = self._prepare(pixels, normalize, factors, threads)
         head = self.head
@@ -312,8 +312,12 @@ class StarModel(Model):
         )
         planned, max_pixels = self._plan(ready, tiles, self._needed(pixels, ready))
         on_cpu = self.providers[0] == "CPUExecutionProvider"
-        batch_size = 1 if on_cpu else min(_BATCH_ELSEWHERE, max(1, max_pixels // planned[0].n_pixels))
-        return _Work(ready, planned, head.grid, batch_size, collector, finish)
+        batch_size = 1 if on_cpu else min(BATCH_ELSEWHERE, max(1, max_pixels // math.prod(planned[0].shape)))
+
+        def take(tile: Tile, maps: NDArray[np.float32]) -> None:
+            collector.add(maps, origin=tile.origin, window=tile.window(head.grid))
+
+        return StarWork(ready, planned, batch_size, take, finish)
 
     def _decode_whole(self, maps: NDArray[np.float32]) -> Instances:
         """Instances of the maps of an image that is one tile without padding."""
@@ -327,27 +331,15 @@ class StarModel(Model):
         """The network's padded input, float32 (C, Y, X), and its shape (y, x) without padding."""
         spec = self._percentiles(normalize)
         shape = (pixels.shape[1], pixels.shape[2])
-        multiple = self.manifest.tile.multiple
         if factors == (1.0, 1.0):
-            return normalize_image(pixels, spec, out_shape=padded(shape, multiple), threads=threads), shape
+            return normalize_image(pixels, spec, out_shape=padded(shape, self._multiple), threads=threads), shape
         scaled = zoom_linear(normalize_image(pixels, spec, out_shape=shape, threads=threads), factors)
         shape = (scaled.shape[1], scaled.shape[2])
-        return normalize_image(scaled, None, out_shape=padded(shape, multiple), threads=threads), shape
+        return normalize_image(scaled, None, out_shape=padded(shape, self._multiple), threads=threads), shape
 
     def _percentiles(self, normalize: Normalize) -> PercentileSpec | None:
         """The normalisation that an argument of `segment` asks for."""
-        if normalize is None or isinstance(normalize, PercentileSpec):
-            return normalize
-        default = self._normalize
-        if isinstance(normalize, str) and normalize == "model":
-            return default
-        try:
-            low, high = (float(percent) for percent in normalize)
-            return PercentileSpec(low=low, high=high, joint=default.joint, eps=default.eps)
-        except (TypeError, ValueError):
-            raise CellrtError(
-                f"expected normalize to be two percentiles 0 <= low < high <= 100, None or 'model', got {normalize!r}"
-            ) from None
+        return asked_for(normalize, self._normalize)
 
     def _plan(
         self, ready: NDArray[np.float32], tiles: tuple[int, int] | None, needed: int
@@ -356,18 +348,17 @@ class StarModel(Model):
 
         `needed` are the bytes that the image needs beside the network, for the memory limit if there is one.
         """
-        spec, limit = self.manifest.tile, self._memory
+        limit = self._memory
         max_pixels = MAX_TILE_PIXELS
         if limit is not None:
-            halo_y, halo_x = padded(spec.halo, spec.multiple)
+            halo_y, halo_x = padded(self._halo, self._multiple)
             least = 4 * halo_y * 4 * halo_x  # in smaller tiles most pixels would be computed more than four times
             max_pixels = limit.tile_pixels(needed, least=least, most=max_pixels)
         shape = (ready.shape[1], ready.shape[2])
-        planned = plan(shape, halo=spec.halo, multiple=spec.multiple, max_pixels=max_pixels, tiles=tiles)
+        planned = plan(shape, halo=self._halo, multiple=self._multiple, max_pixels=max_pixels, tiles=tiles)
         if limit is not None:
-            (top, bottom), (left, right) = planned[0].read_y, planned[0].read_x
             advice = "allow more, or cut the image" if tiles is None else "allow more, or ask for more tiles"
-            limit.require((bottom - top) * (right - left), needed, advice)
+            limit.require(math.prod(planned[0].shape), needed, advice)
         return planned, max_pixels
 
     def _needed(self, pixels: NDArray[Any], ready: NDArray[np.float32]) -> int:
@@ -376,48 +367,6 @@ class StarModel(Model):
         n_candidates = _CANDIDATES_PER_SAMPLE * ready[0].size / (grid_y * grid_x)
         labels = 4 * pixels[0].size
         return int(pixels.nbytes + ready.nbytes + n_candidates * 4 * (self.head.n_rays + 8) + labels)
-
-
-class _Work:
-    """One image on its way through the network: see `pool.Work`."""
-
-    def __init__(
-        self,
-        ready: NDArray[np.float32],
-        tiles: tuple[Tile, ...],
-        grid: tuple[int, int],
-        batch_size: int,
-        collector: star.Collector,
-        finish: Callable[[], Instances],
-    ) -> None:
-        self._ready, self._tiles, self._grid, self._collector = ready, tiles, grid, collector
-        self.batch_size, self._finish = batch_size, finish
-        self.n_tiles = self._left = len(tiles)
-
-    @property
-    def tile_shape(self) -> tuple[int, int]:
-        tile = self._tiles[0]
-        return tile.read_y[1] - tile.read_y[0], tile.read_x[1] - tile.read_x[0]
-
-    @property
-    def is_done(self) -> bool:
-        return self._left == 0
-
-    def tile(self, index: int) -> NDArray[np.float32]:
-        return _cut(self._ready, self._tiles[index])
-
-    def take(self, index: int, maps: NDArray[np.float32], style: NDArray[np.float32] | None) -> None:
-        tile = self._tiles[index]
-        self._collector.add(maps, origin=tile.origin, window=tile.window(self._grid))
-        self._left -= 1
-
-    def finish(self) -> Found:
-        return Found(self._finish())
-
-
-def _cut(image: NDArray[np.float32], tile: Tile) -> NDArray[np.float32]:
-    """What a tile reads of the padded image (C, Y, X): a view."""
-    return image[:, slice(*tile.read_y), slice(*tile.read_x)]
 
 
 def _factors(scale: float | tuple[float, float] | None, shape: tuple[int, int] | None) -> tuple[float, float]:

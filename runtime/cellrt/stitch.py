@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cellrt.tile import Span, Tile
+from cellrt.tile import Span, Tile, Tile3D
 
 
 def place(whole: NDArray[np.float32], maps: NDArray[np.float32], tile: Tile, grid: tuple[int, int]) -> None:
@@ -25,9 +25,19 @@ def place(whole: NDArray[np.float32], maps: NDArray[np.float32], tile: Tile, gri
     grid : (int, int)
         Pixels per sample of the maps.
     """
-    y_begin, y_end, x_begin, x_end = tile.window(grid)
-    top, left = (origin // g for origin, g in zip(tile.origin, grid, strict=True))
-    whole[:, top + y_begin : top + y_end, left + x_begin : left + x_end] = maps[:, y_begin:y_end, x_begin:x_end]
+    _place(whole, maps, tile.window(grid), [origin // g for origin, g in zip(tile.origin, grid, strict=True)])
+
+
+def place_3d(whole: NDArray[np.float32], maps: NDArray[np.float32], tile: Tile3D, grid: tuple[int, int, int]) -> None:
+    """The same of a volume: maps float32 (C, Z / grid[0], Y / grid[1], X / grid[2])."""
+    _place(whole, maps, tile.window(grid), [origin // g for origin, g in zip(tile.origin, grid, strict=True)])
+
+
+def _place(whole: NDArray[np.float32], maps: NDArray[np.float32], window: Sequence[int], origin: Sequence[int]) -> None:
+    """Copy a window, begins and ends in turn, of maps that begin at `origin` of the whole."""
+    spans = list(zip(window[::2], window[1::2], strict=True))
+    there = [slice(first + begin, first + end) for first, (begin, end) in zip(origin, spans, strict=True)]
+    whole[(slice(None), *there)] = maps[(slice(None), *(slice(*span) for span in spans))]
 
 
 class Blend:

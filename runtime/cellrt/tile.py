@@ -11,11 +11,14 @@ from __future__ import annotations
 import math
 import numbers
 from dataclasses import dataclass
+from typing import TypeVar, cast
 
 from cellrt.errors import CellrtError
 
 Span = tuple[int, int]  # begin, end: half open, in pixels
+Sides = TypeVar("Sides", tuple[int, int], tuple[int, int, int])  # a number per axis: (y, x) or (z, y, x)
 Window = tuple[int, int, int, int]  # y_begin, y_end, x_begin, x_end: half open, in samples of a map
+Window3D = tuple[int, int, int, int, int, int]  # the same with z_begin, z_end before
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,14 @@ class Tile:
         return (self.read_y[0], self.read_x[0])
 
     @property
-    def n_pixels(self) -> int:
-        """What it reads."""
-        return (self.read_y[1] - self.read_y[0]) * (self.read_x[1] - self.read_x[0])
+    def shape(self) -> tuple[int, int]:
+        """The sides (y, x) of what it reads."""
+        return self.read_y[1] - self.read_y[0], self.read_x[1] - self.read_x[0]
+
+    @property
+    def reads(self) -> tuple[Span, ...]:
+        """What it reads, axis by axis."""
+        return self.read_y, self.read_x
 
     def window(self, grid: tuple[int, int]) -> Window:
         """What the tile keeps, in samples of its own maps; `grid` is the pixels per sample (y, x)."""
@@ -48,9 +56,45 @@ class Tile:
         )
 
 
-def padded(shape: tuple[int, int], multiple: tuple[int, int]) -> tuple[int, int]:
+@dataclass(frozen=True)
+class Tile3D:
+    """The same of a volume."""
+
+    read_z: Span
+    read_y: Span
+    read_x: Span
+    keep_z: Span
+    keep_y: Span
+    keep_x: Span
+
+    @property
+    def origin(self) -> tuple[int, int, int]:
+        """The voxel (z, y, x) of the padded volume at which the tile begins."""
+        return (self.read_z[0], self.read_y[0], self.read_x[0])
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The sides (z, y, x) of what it reads."""
+        depth, height, width = (end - begin for begin, end in self.reads)
+        return depth, height, width
+
+    @property
+    def reads(self) -> tuple[Span, ...]:
+        """What it reads, axis by axis."""
+        return self.read_z, self.read_y, self.read_x
+
+    def window(self, grid: tuple[int, int, int]) -> Window3D:
+        """What the tile keeps, in samples of its own maps; `grid` is the voxels per sample (z, y, x)."""
+        (z0, z1), (y0, y1), (x0, x1) = (
+            ((begin - origin) // g, (end - origin) // g)
+            for (begin, end), origin, g in zip((self.keep_z, self.keep_y, self.keep_x), self.origin, grid, strict=True)
+        )
+        return z0, z1, y0, y1, x0, x1
+
+
+def padded(shape: Sides, multiple: Sides) -> Sides:
     """The smallest legal input that holds an image of `shape`."""
-    return (-(-shape[0] // multiple[0]) * multiple[0], -(-shape[1] // multiple[1]) * multiple[1])
+    return cast(Sides, tuple(-(-side // step) * step for side, step in zip(shape, multiple, strict=True)))
 
 
 def plan(
@@ -81,20 +125,49 @@ def plan(
     counts = checked(tiles)
     if counts is None:
         counts = _best_counts(shape, halo, multiple, max_pixels)
-    rows = _axis(shape[0], halo[0], multiple[0], counts[0])
-    columns = _axis(shape[1], halo[1], multiple[1], counts[1])
+    rows, columns = (_axis(*axis) for axis in zip(shape, halo, multiple, counts, strict=True))
     return tuple(Tile(ry, rx, ky, kx) for ry, ky in rows for rx, kx in columns)
+
+
+def plan_3d(
+    shape: tuple[int, int, int],
+    *,
+    halo: tuple[int, int, int],
+    multiple: tuple[int, int, int],
+    max_voxels: int,
+    tiles: tuple[int, int, int] | None = None,
+) -> tuple[Tile3D, ...]:
+    """Cover a volume with tiles, as `plan` does an image: in the order of z, y, x."""
+    halo = padded(halo, multiple)
+    counts = checked_3d(tiles)
+    if counts is None:
+        counts = _best_counts_3d(shape, halo, multiple, max_voxels)
+    slabs, rows, columns = (_axis(*axis) for axis in zip(shape, halo, multiple, counts, strict=True))
+    return tuple(Tile3D(rz, ry, rx, kz, ky, kx) for rz, kz in slabs for ry, ky in rows for rx, kx in columns)
 
 
 def checked(tiles: object) -> tuple[int, int] | None:
     """Numbers of tiles (y, x) as `plan` takes them, or an error."""
-    if tiles is None:
+    counts = _counts(tiles, 2)
+    if tiles is not None and counts is None:
+        raise CellrtError(f"expected tiles as two whole numbers (y, x), at least 1 each, got {tiles!r}")
+    return None if counts is None else (counts[0], counts[1])
+
+
+def checked_3d(tiles: object) -> tuple[int, int, int] | None:
+    """Numbers of tiles (z, y, x) as `plan_3d` takes them, or an error."""
+    counts = _counts(tiles, 3)
+    if tiles is not None and counts is None:
+        raise CellrtError(f"expected tiles as three whole numbers (z, y, x), at least 1 each, got {tiles!r}")
+    return None if counts is None else (counts[0], counts[1], counts[2])
+
+
+def _counts(tiles: object, n_axes: int) -> list[int] | None:
+    """As many whole numbers of at least 1 as there are axes; None for anything else."""
+    if not isinstance(tiles, (tuple, list)) or len(tiles) != n_axes:
         return None
-    if isinstance(tiles, (tuple, list)) and len(tiles) == 2:
-        y, x = tiles
-        if isinstance(y, numbers.Integral) and isinstance(x, numbers.Integral) and min(int(y), int(x)) >= 1:
-            return int(y), int(x)
-    raise CellrtError(f"expected tiles as two whole numbers (y, x), at least 1 each, got {tiles!r}")
+    counts = [int(count) for count in tiles if isinstance(count, numbers.Integral)]
+    return counts if len(counts) == n_axes and min(counts) >= 1 else None
 
 
 def _best_counts(
@@ -115,6 +188,28 @@ def _best_counts(
             best, best_cost = (n_y, n_x), cost
         if n_x == 1 and not too_large:
             break  # more rows than this only add overlap
+    return best
+
+
+def _best_counts_3d(
+    shape: tuple[int, int, int], halo: tuple[int, int, int], multiple: tuple[int, int, int], max_voxels: int
+) -> tuple[int, int, int]:
+    """The numbers of tiles along z, y and x that compute the fewest voxels within `max_voxels` a tile."""
+    best, best_cost = (1, 1, 1), (True, math.prod(shape) + 1)
+    for n_z in range(1, max(1, shape[0] // multiple[0]) + 1):
+        depth = _read_size(shape[0], halo[0], multiple[0], n_z)
+        if not best_cost[0] and n_z * depth * shape[1] * shape[2] >= best_cost[1]:
+            continue  # the slabs alone overlap by more
+        n_y, n_x = _best_counts(shape[1:], halo[1:], multiple[1:], max_voxels // depth)
+        height = _read_size(shape[1], halo[1], multiple[1], n_y)
+        width = _read_size(shape[2], halo[2], multiple[2], n_x)
+        voxels = depth * height * width
+        too_large = voxels > max_voxels
+        cost = (too_large, voxels if too_large else n_z * n_y * n_x * voxels)
+        if cost < best_cost:
+            best, best_cost = (n_z, n_y, n_x), cost
+        if n_y == n_x == 1 and not too_large:
+            break  # more slabs than this only add overlap
     return best
 
 

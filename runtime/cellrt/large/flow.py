@@ -131,7 +131,7 @@ def _measured(image: Source, spec: Normalize99Spec, threads: int) -> Scaling99:
     step_y, step_x = sample_steps((n_y, n_x))
     sample = np.empty((n_channels, -(-n_y // step_y), -(-n_x // step_x)), np.float32)
     least, most = np.full(n_channels, np.inf), np.full(n_channels, -np.inf)
-    for rows, columns, block in image.blocks():
+    for (rows, columns), block in image.blocks():
         np.minimum(least, block.min(axis=(1, 2)), out=least)
         np.maximum(most, block.max(axis=(1, 2)), out=most)
         y, x = -rows[0] % step_y, -columns[0] % step_x

@@ -33,8 +33,8 @@ def percentiles(source: Source, percents: tuple[float, ...], *, joint: bool) -> 
     float64 (1 or C, len(percents))
         Interpolated in double precision, but in single precision for float32 pixels.
     """
-    n_channels, n_y, n_x = source.shape
-    n_groups, n_pixels = (1, n_channels * n_y * n_x) if joint else (n_channels, n_y * n_x)
+    n_groups = 1 if joint else source.shape[0]
+    n_pixels = math.prod(source.shape) // n_groups
     positions = [_neighbours(percent, n_pixels) for percent in percents]
     ranks = [rank for rank, _ in positions for rank in (rank, min(rank + 1, n_pixels - 1))]
     keys = _select(source, ranks, n_groups)
@@ -75,7 +75,7 @@ def _select(source: Source, ranks: list[int], n_groups: int) -> list[list[int]]:
     left = [list(ranks) for _ in range(n_groups)]
     for shift in range(bits - width, -1, -width):
         counts = [{prefix: np.zeros(1 << width, np.int64) for prefix in found} for found in prefixes]
-        for _, _, block in source.blocks():
+        for _, block in source.blocks():
             for group, pixels in enumerate([block] if n_groups == 1 else block):
                 _count(_keys(pixels), counts[group], shift, width, bits)
         for group in range(n_groups):

@@ -6,6 +6,8 @@ channels as `image.as_image` does. Reads what it is asked for and keeps nothing.
 
 from __future__ import annotations
 
+import itertools
+import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
@@ -14,14 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellrt.errors import CellrtError, ImageError
-from cellrt.image import as_image, axes_of
+from cellrt.image import as_image, as_volume, axes_of, volume_axes_of
 from cellrt.tile import Span
 
 # Of a tile. Networks take the same time per pixel at every size, and tiles have their halos in common: a quarter of the
 # pixels are computed twice at this size, half at a megapixel.
 TILE_PIXELS = 2_500_000
 _BLOCK_PIXELS = 1 << 20  # of a block of `Source.blocks`, as far as the chunks of the source allow
-_SAMPLES, _SAMPLE_SIDE = 8, 64  # of the fingerprint: so many windows along each axis, of that side
+# Of the fingerprint: so many windows along each axis, of that side; 2^18 pixels for either number of axes.
+_SAMPLES = {2: (8, 64), 3: (4, 16)}
 
 
 class Sliceable(Protocol):
@@ -54,11 +57,13 @@ class Source:
         How many channels there must be.
     convert : callable, optional
         What makes the pixels to use of those read, (C, y, x) -> (C', y, x), pixel by pixel.
+    n_axes : 2 or 3
+        Whether the image is a plane or a volume.
 
     Attributes
     ----------
-    shape : (int, int, int)
-        (C, Y, X) of what `read` gives in all.
+    shape : (int, int, int) or (int, int, int, int)
+        (C, Y, X) or (C, Z, Y, X) of what `read` gives in all.
     dtype : numpy.dtype
         Of what `read` gives.
 
@@ -76,6 +81,7 @@ class Source:
         channels: int | Sequence[int] | None,
         n_channels: int | None,
         convert: Callable[[NDArray[Any]], NDArray[Any]] | None = None,
+        n_axes: int = 2,
     ) -> None:
         if not all(hasattr(pixels, name) for name in ("shape", "dtype", "__getitem__")):
             raise ImageError(
@@ -83,71 +89,79 @@ class Source:
                 "map or a zarr array"
             )
         self._pixels, self._convert = pixels, convert
+        self._spatial = "ZYX"[-n_axes:]
+        self._view = as_image if n_axes == 2 else as_volume
         full = tuple(int(side) for side in pixels.shape)
-        self._letters = axes_of(_stand_in(full, np.dtype(pixels.dtype)), axes, channels, n_channels=n_channels)
+        stand_in = _stand_in(full, np.dtype(pixels.dtype))
+        if n_axes == 2:
+            self._letters = axes_of(stand_in, axes, channels, n_channels=n_channels)
+        else:
+            self._letters = volume_axes_of(stand_in, axes, channels, n_channels=n_channels)
         if np.dtype(pixels.dtype).itemsize > 8:
             raise ImageError(f"expected pixels of up to 64 bits, got {pixels.dtype}; convert the image first")
-        _, n_y, n_x = as_image(
-            _stand_in(full, np.dtype(np.uint8)), self._letters, channels, n_channels=n_channels
-        ).shape
+        stand_in = _stand_in(full, np.dtype(np.uint8))
+        _, *sides = self._view(stand_in, self._letters, channels, n_channels=n_channels).shape
         self._n_channels, self._channels, self._planes = n_channels, channels, slice(None)
         if channels is not None and "C" in self._letters:  # of a chunked image, others are not even read
             wanted = np.atleast_1d(np.asarray(channels))
             first = int(wanted.min())
             self._planes, self._channels = slice(first, int(wanted.max()) + 1), (wanted - first).tolist()
-        corner = self.read((0, 1), (0, 1))
-        self.shape, self.dtype = (len(corner), n_y, n_x), corner.dtype
+        corner = self.read(*((0, 1) for _ in sides))
+        self.shape, self.dtype = (len(corner), *sides), corner.dtype
 
-    def read(self, rows: Span, columns: Span) -> NDArray[Any]:
-        """The pixels of a window, (C, y, x), finite."""
-        slices = {"Y": slice(*rows), "X": slice(*columns), "C": self._planes}
+    def read(self, *spans: Span) -> NDArray[Any]:
+        """The pixels of a window, (C, y, x) or (C, z, y, x), finite; a span for each axis."""
+        slices = {letter: slice(*span) for letter, span in zip(self._spatial, spans, strict=True)}
+        slices["C"] = self._planes
         block = np.asarray(self._pixels[tuple(slices.get(letter, slice(None)) for letter in self._letters)])
-        pixels = as_image(block, self._letters, self._channels, n_channels=self._n_channels)
-        window = (rows[1] - rows[0], columns[1] - columns[0])
+        pixels = self._view(block, self._letters, self._channels, n_channels=self._n_channels)
+        window = tuple(end - begin for begin, end in spans)
         if pixels.shape[1:] != window:
             raise ImageError(f"expected a block of {window} pixels from the source, got {pixels.shape[1:]}; check it")
         if self._convert is not None:
             pixels = self._convert(pixels)
         if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+            names = ("planes", "rows", "columns")[-len(spans) :]
+            where = ", ".join(
+                f"{name} {begin} to {end - 1}" for name, (begin, end) in zip(names, spans, strict=True)
+            )
             raise ImageError(
-                f"expected finite pixels, got NaN or infinity in rows {rows[0]} to {rows[1] - 1}, columns {columns[0]} "
-                f"to {columns[1] - 1}; replace them first, for example with numpy.nan_to_num"
+                f"expected finite pixels, got NaN or infinity in {where}; replace them first, for example with "
+                "numpy.nan_to_num"
             )
         return pixels
 
-    def blocks(self) -> Iterator[tuple[Span, Span, NDArray[Any]]]:
-        """Rows, columns and pixels of blocks that cover the image, each read once, along the source's chunks."""
-        _, n_y, n_x = self.shape
-        height, width = self._block_shape()
-        for y in range(0, n_y, height):
-            for x in range(0, n_x, width):
-                rows, columns = (y, min(n_y, y + height)), (x, min(n_x, x + width))
-                yield rows, columns, self.read(rows, columns)
+    def blocks(self) -> Iterator[tuple[tuple[Span, ...], NDArray[Any]]]:
+        """Spans and pixels of blocks that cover the image, each read once, along the source's chunks."""
+        for spans in boxes(self.shape[1:], self._block_shape()):
+            yield spans, self.read(*spans)
 
     def fingerprint(self) -> dict[str, Any]:
         """Shape, dtype and a checksum of some of the pixels: what tells one image from another, mostly."""
         checksum = 0
-        for y in self._samples(self.shape[1]):
-            for x in self._samples(self.shape[2]):
-                checksum = zlib.crc32(self.read(y, x).tobytes(), checksum)
+        for spans in itertools.product(*(self._samples(side) for side in self.shape[1:])):
+            checksum = zlib.crc32(self.read(*spans).tobytes(), checksum)
         return {"shape": list(self.shape), "dtype": self.dtype.str, "checksum": checksum}
 
     def _samples(self, side: int) -> list[Span]:
         """Windows along an axis, evenly spread."""
-        length = min(side, _SAMPLE_SIDE)
-        begins = sorted({(side - length) * i // (_SAMPLES - 1) for i in range(_SAMPLES)})
+        n, most = _SAMPLES[len(self._spatial)]
+        length = min(side, most)
+        begins = sorted({(side - length) * i // (n - 1) for i in range(n)})
         return [(begin, begin + length) for begin in begins]
 
-    def _block_shape(self) -> tuple[int, int]:
-        """Sides (y, x) of the blocks."""
-        n_x = self.shape[2]
-        chunks = chunk_shape(self._pixels)
+    def _block_shape(self) -> tuple[int, ...]:
+        """Sides of the blocks, (y, x) or (z, y, x)."""
+        sides, chunks = self.shape[1:], chunk_shape(self._pixels)
         if chunks is None:
-            width = min(n_x, _BLOCK_PIXELS)
-            return max(1, _BLOCK_PIXELS // width), width
-        height, width = chunks[self._letters.index("Y")], chunks[self._letters.index("X")]
-        more = max(1, min(_BLOCK_PIXELS // (height * width), -(-n_x // width)))
-        return height, width * more
+            block, left = [], _BLOCK_PIXELS
+            for side in reversed(sides):
+                block.append(max(1, min(side, left)))
+                left //= block[-1]
+            return tuple(reversed(block))
+        *others, width = (chunks[self._letters.index(letter)] for letter in self._spatial)
+        more = max(1, min(_BLOCK_PIXELS // (math.prod(others) * width), -(-sides[-1] // width)))
+        return (*others, width * more)
 
 
 def require_tile_pixels(tile_pixels: int | None, most: int) -> int:
@@ -157,6 +171,13 @@ def require_tile_pixels(tile_pixels: int | None, most: int) -> int:
     if isinstance(tile_pixels, bool) or not isinstance(tile_pixels, (int, np.integer)) or tile_pixels < 1:
         raise CellrtError(f"expected tile_pixels as a whole number of at least 1, got {tile_pixels!r}")
     return int(tile_pixels)
+
+
+def boxes(sides: tuple[int, ...], block: tuple[int, ...]) -> Iterator[tuple[Span, ...]]:
+    """A span for each axis of the blocks that cover an array, in row-major order; at the far edges they are smaller."""
+    begins = (range(0, side, step) for side, step in zip(sides, block, strict=True))
+    for corner in itertools.product(*begins):
+        yield tuple((at, min(side, at + step)) for at, side, step in zip(corner, sides, block, strict=True))
 
 
 def chunk_shape(array: Any) -> tuple[int, ...] | None:

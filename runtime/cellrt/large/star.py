@@ -29,7 +29,7 @@ from cellrt.large.result import LargeInstances
 from cellrt.large.settle import LongRaysError, Settler
 from cellrt.large.sink import open_sink
 from cellrt.large.source import Sliceable, Source
-from cellrt.manifest import Manifest, PercentileSpec, StarSpec
+from cellrt.manifest import Manifest, PercentileSpec, StarSpec, pair
 from cellrt.normalize import scaled, scaling
 from cellrt.resize import zoom_linear_part, zoom_source
 from cellrt.tile import Span, Tile, padded, plan
@@ -73,8 +73,9 @@ def segment(
     out_shape = (image.shape[1], image.shape[2])
     out = open_sink(sink, out_shape)
     shape = _scaled_shape(out_shape, run.factors)
-    full = padded(shape, manifest.tile.multiple)
-    tiles = plan(full, halo=manifest.tile.halo, multiple=manifest.tile.multiple, max_pixels=run.tile_pixels)
+    multiple = pair(manifest.tile.multiple)
+    full = padded(shape, multiple)
+    tiles = plan(full, halo=pair(manifest.tile.halo), multiple=multiple, max_pixels=run.tile_pixels)
     collector = star.Collector(
         head,
         shape=shape,

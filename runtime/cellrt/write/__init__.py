@@ -204,7 +204,7 @@ def _result(
         raise CellrtError(f"expected an image (C, {labels.shape[0]}, {labels.shape[1]}), got shape {image.shape}")
     if maps is not None and (maps.dtype != np.float32 or maps.ndim != 3 or len(maps) != 3 or maps.size == 0):
         raise CellrtError(f"expected maps as float32 (3, y, x), got {maps.dtype} {maps.shape}; pass FlowMaps.maps")
-    for name, array in (("outlines", instances.outlines[0]), ("scores", instances.scores)):
+    for name, array in (("outlines", instances.rings[0]), ("scores", instances.scores)):
         if not np.all(np.abs(array) < _LIMIT):
             raise CellrtError(f"expected finite {name} of at most {_LIMIT}, got others; check what made the instances")
     found = [] if classes is None else np.unique(classes).tolist()
@@ -346,7 +346,7 @@ def _write_overlay(result: _Result, file: BinaryIO) -> None:
     assert result.image is not None  # checked in _result
     text = PngImagePlugin.PngInfo()
     text.add_text("Software", "cellrt")
-    picture = Image.fromarray(draw(result.image, result.instances.outlines))
+    picture = Image.fromarray(draw(result.image, result.instances.rings))
     picture.save(file, format="PNG", compress_level=1, pnginfo=text)
 
 

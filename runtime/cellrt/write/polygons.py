@@ -134,7 +134,7 @@ def _roi(corners: NDArray[np.float32], name: str) -> bytes:
 
 def _simple_rings(instances: Instances) -> Iterator[_Ring]:
     """A simple counterclockwise ring for each object."""
-    coords, offsets = instances.outlines
+    coords, offsets = instances.rings
     points = np.rint((instances.points[:, ::-1].astype(np.float64) + 0.5) * _PER_PIXEL).astype(np.int64)
     vertices = np.rint((coords[:, ::-1].astype(np.float64) + 0.5) * _PER_PIXEL).astype(np.int64)
     owner = np.repeat(np.arange(len(instances)), np.diff(offsets))
