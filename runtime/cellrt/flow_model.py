@@ -85,11 +85,9 @@ class FlowMaps:
         return cellprob
 
 
-
 def _nothing(*shape: int) -> FlowMaps:
     """Maps of that shape without any cell: to check options with."""
     return FlowMaps(np.full(shape, -1, np.float32), shape[1:], None, 1.0, 1)
-
 
 
 class FlowModel(Model):
@@ -166,8 +164,8 @@ class FlowModel(Model):
             Of the objects, in pixels. Default: estimated by the model's size model where it has one (two more runs of
             the network), else that of the objects it was trained on. In volumes it is not estimated.
         normalize : "model", (low, high), Normalize99Spec or None
-            Percentiles that become 0 and 1, or all of Cellpose's options. None: the image is normalised already. Volumes
-            are normalised as a whole.
+            Percentiles that become 0 and 1, or all of Cellpose's options. None: the image is normalised already. A volume
+            is normalised as a whole.
         invert : bool, optional
             For dark cells on a bright ground. Default: as `normalize` says.
         flow_threshold, cellprob_threshold, min_size, max_size_fraction, interpolate
@@ -188,7 +186,7 @@ class FlowModel(Model):
         batch_size : int
             Tiles that the network runs on at once: more need more memory. Those of all planes of a volume are pooled.
         do_3D : bool
-            Follow flows through a volume: the network sees the planes along z, y and x. `flow_threshold` does not count.
+            Follow flows through a volume: the network sees the planes along z, y and x. `flow_threshold` has no effect.
         stitch_threshold : float, optional
             Segment the planes of a volume one by one, and join objects of neighbouring planes whose intersection over
             union is at least this, above 0: see `cellrt.planes.stitch`. `min_size` counts for the objects joined.
@@ -500,7 +498,7 @@ class FlowModel(Model):
         max_size_fraction : float
             An object of more than this share of the image is dropped.
         interpolate : bool
-            Follow the flow between pixels. False (Cellpose 1 to 3 only, not with `do_3D`): in steps from pixel to pixel.
+            Follow the flow between pixels. False (Cellpose 1 to 3 only, no `do_3D`): in steps from pixel to pixel.
         stitch_threshold : float, optional
             As in `segment`; for maps of a stack, and only for those.
         flow3D_smooth : float or three of them
@@ -892,7 +890,7 @@ class _Run:
     overlap: float
     batch_size: int
     threads: int
-    do_3D: bool  # noqa: N815 - upstream's name
+    do_3D: bool
     stack: bool
     anisotropy: float
 

@@ -1,8 +1,8 @@
 """Volumes through a flow network, which sees planes: along one axis, or along all three.
 
 `plane_by_plane` keeps what the network says of each plane of z; their objects are stitched later (`decode_planes`).
-`orthogonal` adds up what it says of the planes along z, y and x, so that flows have three axes: Cellpose's `do_3D`. Knows
-planes and axes; tiles, padding and sizes are those of `FlowModel`.
+`orthogonal` adds up what it says of the planes along z, y and x, so that flows have three axes: Cellpose's `do_3D`.
+Knows planes and axes; tiles, padding and sizes are those of `FlowModel`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from cellrt.resize import resize_nearest
 Begin = Callable[[NDArray[np.float32]], Job]
 """A plane (C, Y, X) -> its job."""
 Then = Callable[[NDArray[np.float32], NDArray[np.float32] | None], Work | Found]
-"""Maps of the volume, and the style (n_planes, n) of each plane (of x, where there were three passes) -> what follows."""
+"""Maps of a volume and the style (n_planes, n) of each plane (of x, where there were three passes) -> what follows."""
 
 
 def plane_by_plane(stack: NDArray[np.float32], begin: Begin, then: Then, *, has_style: bool) -> PlanesWork[Job]:

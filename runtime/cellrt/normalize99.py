@@ -179,10 +179,7 @@ def _scaling_of(pixels: NDArray[np.float32], spec: Normalize99Spec, threads: int
     sample = tuple(slice(None, None, step) for step in _steps(pixels.shape[1:]))
     percents = np.array([spec.low, spec.high], np.float64)
     percentiles = np.array(
-        [
-            kernels.percentiles(_planes(channel[sample]), percents, threads=threads)
-            for channel in pixels
-        ]
+        [kernels.percentiles(_planes(channel[sample]), percents, threads=threads) for channel in pixels]
     )
     is_constant = [
         bool(low == high and channel.min() == channel.max())
@@ -279,7 +276,8 @@ def _smooth_along(grids: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
     margins = [(radius, radius) if i == axis else (0, 0) for i in range(grids.ndim)]
     padded = np.pad(grids, margins, mode="symmetric")
     windows = np.lib.stride_tricks.sliding_window_view(padded, len(weights), axis=axis)
-    return (windows @ (weights / weights.sum())).astype(np.float32)
+    smoothed: NDArray[np.float32] = (windows @ (weights / weights.sum())).astype(np.float32)
+    return smoothed
 
 
 def _filter(pixels: NDArray[np.float32], smooth_radius: float, sharpen_radius: float) -> NDArray[np.float32]:

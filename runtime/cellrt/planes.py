@@ -29,9 +29,9 @@ def stitch(planes: Iterable[ArrayLike], threshold: float, *, threads: int = 0) -
     """Join the objects of planes that lie above one another.
 
     An object goes on as the one in the plane before that it overlaps most, if their intersection over union is at least
-    the threshold and no other object of its plane has a larger one with that; otherwise it begins a new one. Numbers are
-    those of Cellpose's `stitch3D`, which begins anew where planes at the start are empty: if the first plane has
-    objects, and the second none, those of the third get numbers that the first has used.
+    the threshold and no other object of its plane has a larger one with that; otherwise it begins a new one. Numbers
+    are those of Cellpose's `stitch3D`, which begins anew after an empty plane as long as no two planes in a row had
+    objects: if the first has some, and the second none, those of the third get numbers that the first has used.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ class Stitcher:
         is_new[0] = False
         for label, predecessor in self._continued(labels, before):
             numbers_of[label], is_new[label] = predecessor, False
-        n_new = np.count_nonzero(is_new)
+        n_new = int(np.count_nonzero(is_new))
         numbers_of[is_new] = np.arange(self._last + 1, self._last + n_new + 1, dtype=np.int32)
         self._last += n_new
         return numbers_of

@@ -20,9 +20,7 @@ from cellrt.resize import resize_nearest
 
 MAX_SIZE_FRACTION = 0.4  # upstream's default: a larger share of the image is background that was taken for a cell
 MAX_STEPS = 100_000  # of the integration: far more than any image needs, and seconds on a small one
-NOT_FINITE = (
-    "expected finite flows from the network, got NaN or infinity; check the image's contrast and normalisation"
-)
+NOT_FINITE = "expected finite flows from the network, got NaN or infinity; check the image's contrast and normalisation"
 STEPS = 200  # upstream's number where objects have the size that the network knows
 
 

@@ -1,8 +1,8 @@
 """The `flow` head in volumes: flows along three axes and cell logits -> instances (Cellpose with `do_3D`).
 
-`decode` smooths the flow if that is asked for, follows it from every voxel inside a cell, makes a mask of the voxels that
-end together, fills cavities and drops small masks: as Cellpose 3.1 and 4 do, which differ in cleaning only. Masks are
-not compared with the flow, as upstream does not. Knows no planes, files or sessions.
+`decode` smooths the flow if that is asked for, follows it from every voxel inside a cell, makes a mask of the voxels
+that end together, fills cavities and drops small masks: as Cellpose 3.1 and 4 do, which differ in cleaning only. Masks
+are not compared with the flow, as upstream does not. Knows no planes, files or sessions.
 """
 
 from __future__ import annotations
@@ -105,12 +105,14 @@ def decode(
 def checked_smoothing(flow_smooth: Smoothing) -> tuple[float, float, float]:
     """Standard deviations (z, y, x) that an option asks for."""
     single = isinstance(flow_smooth, (int, float, np.number)) and not isinstance(flow_smooth, bool)
-    values = (flow_smooth,) * 3 if single else tuple(flow_smooth) if isinstance(flow_smooth, (Sequence, np.ndarray)) else ()
+    values = (
+        (flow_smooth,) * 3 if single else tuple(flow_smooth) if isinstance(flow_smooth, (Sequence, np.ndarray)) else ()
+    )
     numbers = [value for value in values if isinstance(value, (int, float, np.number)) and not isinstance(value, bool)]
     if len(values) != 3 or len(numbers) != 3 or not all(0 <= value <= _LARGEST_SIGMA for value in numbers):
         raise CellrtError(
-            f"expected flow3D_smooth as a number of voxels from 0 to {_LARGEST_SIGMA:g}, or three of them (z, y, x), got "
-            f"{flow_smooth!r}"
+            f"expected flow3D_smooth as a number of voxels from 0 to {_LARGEST_SIGMA:g}, or three of them (z, y, x), "
+            f"got {flow_smooth!r}"
         )
     z, y, x = (float(value) for value in numbers)
     return z, y, x

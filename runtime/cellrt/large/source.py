@@ -122,9 +122,7 @@ class Source:
             pixels = self._convert(pixels)
         if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
             names = ("planes", "rows", "columns")[-len(spans) :]
-            where = ", ".join(
-                f"{name} {begin} to {end - 1}" for name, (begin, end) in zip(names, spans, strict=True)
-            )
+            where = ", ".join(f"{name} {begin} to {end - 1}" for name, (begin, end) in zip(names, spans, strict=True))
             raise ImageError(
                 f"expected finite pixels, got NaN or infinity in {where}; replace them first, for example with "
                 "numpy.nan_to_num"
