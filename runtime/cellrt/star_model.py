@@ -63,7 +63,6 @@ class StarModel(Model):
             raise ModelError(f"expected a head with the normalisation of its kind, got {kinds}; export the model again")
         self.head = manifest.head
         self._normalize = manifest.normalize
-        self._multiple, self._halo = pair(manifest.tile.multiple), pair(manifest.tile.halo)
 
     def segment(
         self,
@@ -365,6 +364,16 @@ class StarModel(Model):
             collector.add(maps, origin=tile.origin, window=tile.window(head.grid))
 
         return StarWork(ready, planned, batch_size, take, finish)
+
+    @property
+    def _multiple(self) -> tuple[int, int]:
+        """What the sides of the network's input are multiples of."""
+        return pair(self.manifest.tile.multiple)
+
+    @property
+    def _halo(self) -> tuple[int, int]:
+        """How far a cut spoils the maps."""
+        return pair(self.manifest.tile.halo)
 
     def _decode_whole(self, maps: NDArray[np.float32]) -> Instances:
         """Instances of the maps of an image that is one tile without padding."""
