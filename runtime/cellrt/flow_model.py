@@ -164,8 +164,8 @@ class FlowModel(Model):
             Of the objects, in pixels. Default: estimated by the model's size model where it has one (two more runs of
             the network), else that of the objects it was trained on. In volumes it is not estimated.
         normalize : "model", (low, high), Normalize99Spec or None
-            Percentiles that become 0 and 1, or all of Cellpose's options. None: the image is normalised already. A volume
-            is normalised as a whole.
+            Percentiles that become 0 and 1, or all of Cellpose's options; of a volume as a whole. None: the image is
+            normalised already.
         invert : bool, optional
             For dark cells on a bright ground. Default: as `normalize` says.
         flow_threshold, cellprob_threshold, min_size, max_size_fraction, interpolate

@@ -79,8 +79,8 @@ class StarModel(Model):
     ) -> Instances:
         """Find the objects of one image, or of a volume plane by plane.
 
-        The cells are those of StarDist 0.9.2's `predict_instances` with its defaults (sparse mode). Those of a volume are
-        joined over planes as Cellpose joins its own.
+        The cells are those of StarDist 0.9.2's `predict_instances` with its defaults (sparse mode). Those of a volume
+        are joined over planes as Cellpose joins its own.
 
         Parameters
         ----------
