@@ -263,13 +263,6 @@ def test_reference_multi_class_folder(reference_models: dict[str, Path]) -> None
     np.testing.assert_allclose(maps[..., 33:].sum(-1), 1, atol=1e-5)
 
 
-@needs_reference
-@pytest.mark.parametrize("name", ["3d_unet", "3d_resnet"])
-def test_reference_3d_folder_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="StarDist 3D is not yet supported"):
-        stardist.export(REFERENCE / "models" / name, tmp_path / "model.onnx")
-
-
 # ---- breadth: the twin --------------------------------------------------------------------------------------
 
 
@@ -532,11 +525,16 @@ def refused(folder: Path, error: type[CellrtError], *words: str) -> None:
 @pytest.mark.parametrize(
     ("change_to", "words"),
     [
-        ({"n_dim": 3}, ["StarDist 3D is not yet supported"]),
-        ({"axes": "ZYXC"}, ["StarDist 3D is not yet supported"]),
-        ({"grid": [1, 2, 2]}, ["StarDist 3D is not yet supported"]),
-        ({"rays_json": {"name": "__import__('os').abort()"}}, ["StarDist 3D is not yet supported"]),
-        ({"backbone": "resnet"}, ["backbone 'unet'", "'resnet'", "not yet supported"]),
+        ({"n_dim": 3, "n_rays": 8}, ["grid", "three whole numbers", "[1, 1]"]),
+        ({"n_dim": 4}, ["n_dim", "2 or 3", "got 4"]),
+        ({"n_dim": True}, ["n_dim", "2 or 3", "got True"]),
+        ({"axes": "ZYXC", "n_rays": 8}, ["grid", "three whole numbers", "[1, 1]"]),
+        ({"n_dim": 2, "axes": "ZYXC"}, ["axes", "'YXC'", "'ZYXC'"]),
+        ({"grid": [1, 2, 2], "n_rays": 8}, ["unet_kernel_size", "three whole numbers", "[3, 3]"]),
+        ({"rays_json": {"name": "__import__('os').abort()"}}, ["rays out of Rays_GoldenSpiral", "__import__"]),
+        ({"n_dim": 2, "rays_json": {"name": "Rays_Octo"}}, ["no rays_json", "2D model"]),
+        ({"backbone": "resnet"}, ["backbone", "'unet'", "'resnet'"]),
+        ({"backbone": 3}, ["backbone", "'unet'", "got 3"]),
         ({"axes": "XYC"}, ["axes", "'XYC'"]),
         ({"grid": [3, 3]}, ["grid", "powers of 2"]),
         ({"grid": 2}, ["grid", "two whole numbers"]),

@@ -179,7 +179,7 @@ OCTAHEDRON = RaysSpec(
 
 def manifest_3d():
     return Manifest(
-        name="nuclei in a stack",
+        name="nuclei in a volume",
         head=Star3DSpec(
             n_rays=6,
             grid=(1, 2, 2),
@@ -198,7 +198,7 @@ def manifest_3d():
     )
 
 
-def test_a_manifest_of_stacks_survives_json():
+def test_a_manifest_of_volumes_survives_json():
     manifest = manifest_3d()
     assert Manifest.from_json(manifest.to_json()) == manifest
     assert (manifest.head.kind, manifest.head.n_maps, manifest.head.n_class_channels) == ("star3d", 10, 3)
@@ -237,12 +237,12 @@ def test_float32_rays_read_back_to_the_bit():
         ("selftest.means", [0.5], "expected selftest.means to be 10 numbers"),
     ],
 )
-def test_bad_manifests_of_stacks_are_refused(path, value, message):
+def test_bad_manifests_of_volumes_are_refused(path, value, message):
     with pytest.raises(ModelError, match=message):
         Manifest.from_json(edited(manifest_3d(), path, value))
 
 
-def test_planes_are_no_stacks(manifest):
+def test_images_are_no_volumes(manifest):
     with pytest.raises(ModelError, match=r"expected input\.axes to be 'YX' for a star head, got 'ZYX'"):
         Manifest.from_json(edited(manifest, "input.axes", "ZYX"))
     with pytest.raises(ModelError, match=r"expected input\.axes to be 'YX' for a flow head, got 'ZYX'"):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from cellrt import kernels
 from cellrt.errors import KernelError
-from cellrt.resize import resize_nearest
+from cellrt.resize import resize_nearest, zoom_linear, zoom_linear_3d
 
 # What cv2.resize(INTER_LINEAR) of opencv-python-headless 5.0.0.93 made of image(planes, y, x) on an x86-64 processor
 # with AVX2: the beginning of the sha256 of the planes. It has one routine for images of two channels or with a side of
@@ -208,3 +208,30 @@ def test_nearest_takes_the_pixel_that_a_sample_begins_in(old, new):
     for axis, taken in enumerate((resized[:, 0] // old[1], resized[0] % old[1])):
         exact = np.arange(new[axis]) * old[axis] / new[axis]
         assert ((exact - taken > -1e-9) & (exact - taken < 1 + 1e-9)).all()
+
+
+# ---- zoom, against scipy ------------------------------------------------------------------------------------------
+
+factors = st.floats(0.2, 3.0)
+# of 5 and more, so that something is left of them
+sides, short_sides = (st.integers(5, 40),) * 2, (st.integers(5, 12),) * 3
+
+
+@given(st.tuples(*sides), factors, factors)
+@example((90, 90), 0.5, 0.5)  # where scipy gives 0 beyond the last sample
+def test_zoom_is_scipys(shape, y, x):
+    ndimage = pytest.importorskip("scipy.ndimage", reason="scipy is not installed")
+    planes = image(2, *shape)
+    want = np.stack([ndimage.zoom(plane, (y, x), order=1) for plane in planes])
+    np.testing.assert_array_equal(zoom_linear(planes, (y, x)), want)
+
+
+@given(st.tuples(*short_sides), factors, factors, factors)
+@example((90, 4, 90), 0.5, 1.0, 0.5)
+@example((1, 1, 7), 1.0, 3.0, 2.5)
+@settings(deadline=None)
+def test_zoom_of_volumes_is_scipys(shape, z, y, x):
+    ndimage = pytest.importorskip("scipy.ndimage", reason="scipy is not installed")
+    volumes = image(2, *shape)
+    want = np.stack([ndimage.zoom(volume, (z, y, x), order=1) for volume in volumes])
+    np.testing.assert_array_equal(zoom_linear_3d(volumes, (z, y, x)), want)

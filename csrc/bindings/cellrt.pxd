@@ -11,6 +11,10 @@ cdef extern from "cellrt.h" nogil:
     const int32_t CELLRT_ERROR_DATA
     const int32_t CELLRT_DYNAMICS_V3
     const int32_t CELLRT_DYNAMICS_V4
+    const int32_t CELLRT_POLYHEDRON_FULL
+    const int32_t CELLRT_POLYHEDRON_KERNEL
+    const int32_t CELLRT_POLYHEDRON_HULL
+    const int32_t CELLRT_POLYHEDRON_BBOX
     const int32_t CELLRT_VERSION
 
     int32_t cellrt_version()
@@ -73,6 +77,9 @@ cdef extern from "cellrt.h" nogil:
     int32_t cellrt_label_regions_2d(
         const int32_t *labels, int64_t n_y, int64_t n_x, int32_t n_labels, int32_t n_threads,
         int64_t *areas, int32_t *boxes, double *centroids)
+    int32_t cellrt_label_regions_3d(
+        const int32_t *labels, int64_t n_z, int64_t n_y, int64_t n_x, int32_t n_labels, int32_t n_threads,
+        int64_t *areas, int32_t *boxes, double *centroids)
     int32_t cellrt_relabel(
         const int32_t *labels, int64_t n_pixels, int32_t max_label, int32_t n_threads, int32_t *table,
         int32_t *relabelled, int32_t *n_labels)
@@ -104,3 +111,18 @@ cdef extern from "cellrt.h" nogil:
     int32_t cellrt_match_pairs(
         const int32_t *pairs, const double *scores, int64_t n_pairs, int32_t n_rows, int32_t n_columns,
         double threshold, int64_t max_steps, uint8_t *is_matched)
+    int32_t cellrt_star_candidates_3d(
+        const float *maps, int32_t n_rays, int32_t n_class_channels, int64_t n_z, int64_t n_y, int64_t n_x,
+        int64_t z_begin, int64_t z_end, int64_t y_begin, int64_t y_end, int64_t x_begin, int64_t x_end,
+        float prob_thresh, int32_t grid_z, int32_t grid_y, int32_t grid_x, int32_t origin_z,
+        int32_t origin_y, int32_t origin_x, int64_t capacity, int32_t n_threads, int64_t *n_candidates,
+        float *prob, float *dist, int32_t *points, float *class_prob)
+    int32_t cellrt_paint_polyhedra_3d(
+        const float *dist, const float *points, const int64_t *order, int64_t n, const float *rays,
+        int32_t n_rays, const int32_t *faces, int32_t n_faces, int32_t origin_z, int32_t origin_y,
+        int32_t origin_x, int64_t n_z, int64_t n_y, int64_t n_x, int32_t mode, int32_t marks_overlap,
+        int32_t overlap_label, int32_t n_threads, int32_t *labels)
+    int32_t cellrt_star_nms_3d(
+        const float *prob, const float *dist, const int32_t *points, int64_t n, const float *rays,
+        int32_t n_rays, const int32_t *faces, int32_t n_faces, float nms_thresh, int64_t max_work,
+        const int32_t *cancel, int32_t n_threads, int64_t *n_kept, int64_t *kept)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from cellrt.errors import CellrtError, FileError, ModelError
-from cellrt.manifest import METADATA_KEY, FlowSpec, Manifest
+from cellrt.manifest import AXES, METADATA_KEY, FlowSpec, Manifest
 
 OPSET = 17
 IR_VERSION = 8
@@ -34,7 +34,7 @@ _LEAST_EXTERNAL = 65_536  # bytes: smaller constants stay in the model, where sh
 _HALF_MAX = float(np.finfo(np.float16).max)
 _ALIGNMENT = 65_536  # bytes: what every system can map into memory is a multiple of this
 
-# image (N, C, Y, X) -> maps (N, M, Y/g, X/g), or all outputs by name, as a session gives them
+# image (N, C, [Z,] Y, X) -> maps (N, M, [Z/g,] Y/g, X/g), or all outputs by name, as a session gives them
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 RunAll = Callable[[NDArray[np.float32]], Mapping[str, NDArray[np.float32]]]
 
@@ -101,7 +101,7 @@ def assemble(
     *,
     n_channels: int,
     n_maps: int,
-    grid: tuple[int, int],
+    grid: tuple[int, ...],
     version: str,
     manifest: Manifest | None = None,
     n_style: int = 0,
@@ -109,9 +109,9 @@ def assemble(
 ) -> bytes:
     """Make the model: `image` float32 (N, C, Y, X) -> `maps` float32 (N, M, Y/gy, X/gx), N, Y and X free.
 
-    With `n_style` there is a second output, `style` float32 (N, n_style); with `side`, Y and X are that number of
-    pixels. The graph has to make tensors of these names. The same graph and manifest give the same bytes. Raises
-    `ModelError` if the manifest holds NaN or infinity.
+    With a grid of three numbers there is a Z before the Y of both. With `n_style` there is a second output, `style`
+    float32 (N, n_style); with `side`, Y and X are that number of pixels. The graph has to make tensors of these names.
+    The same graph and manifest give the same bytes. Raises `ModelError` if the manifest holds NaN or infinity.
     """
     model = _empty(graph, n_channels=n_channels, n_maps=n_maps, grid=grid, version=version, n_style=n_style, side=side)
     for name, value in graph.constants.items():
@@ -127,7 +127,7 @@ def save(
     *,
     n_channels: int,
     n_maps: int,
-    grid: tuple[int, int],
+    grid: tuple[int, ...],
     version: str,
     n_style: int = 0,
     side: int | None = None,
@@ -207,9 +207,8 @@ def check(model: bytes | Path, run: RunAll, *, manifest: Manifest) -> None:
             raise ModelError(f"expected sides that are multiples of {step}, got the fixed size {shape}; {report}")
         batch = random.random((2, manifest.input.n_channels, *shape), np.float32)
         both, first = run(batch), run(batch[:1])
-        wanted: dict[str, tuple[int, ...]] = {
-            "maps": (2, head.n_maps, shape[0] // head.grid[0], shape[1] // head.grid[1])
-        }
+        samples = (side // size for side, size in zip(shape, head.grid, strict=True))
+        wanted: dict[str, tuple[int, ...]] = {"maps": (2, head.n_maps, *samples)}
         if n_style:
             wanted["style"] = (2, n_style)
         for name, wanted_shape in wanted.items():
@@ -303,13 +302,13 @@ def _empty(
     *,
     n_channels: int,
     n_maps: int,
-    grid: tuple[int, int],
+    grid: tuple[int, ...],
     version: str,
     n_style: int,
     side: int | None,
 ) -> onnx.ModelProto:
     """The model without its constants."""
-    sizes: list[str | int] = ["Y", "X"] if side is None else [side, side]
+    sizes: list[str | int] = [*AXES[len(grid) - 2]] if side is None else [side] * len(grid)
     samples = [
         size if step == 1 else f"{size}/{step}" if isinstance(size, str) else size // step
         for size, step in zip(sizes, grid, strict=True)
@@ -345,12 +344,12 @@ def _serialized(message: onnx.ModelProto) -> bytes:
     return content
 
 
-def _sizes(manifest: Manifest) -> list[tuple[int, int]]:
-    """Sides (y, x) of images that the network must take."""
+def _sizes(manifest: Manifest) -> list[tuple[int, ...]]:
+    """Sides ([z,] y, x) of images that the network must take."""
     head, step = manifest.head, manifest.tile.multiple
     if isinstance(head, FlowSpec) and head.fixed_tile:
         return [(head.tile, head.tile)]
-    return [(step[0], 2 * step[1]), (3 * step[0], step[1])]
+    return [(*step[:-1], 2 * step[-1]), (3 * step[0], *step[1:])]
 
 
 def _cannot_write(path: Path, error: OSError) -> FileError:

@@ -2,9 +2,9 @@
 
 Graph -> bytes per pixel of the input. The nodes are walked in their order, with the shapes that ONNX infers, and three
 habits of ONNX Runtime on a CPU are followed: convolutions and poolings work on blocks of channels, and a tensor that
-another kind of node wants too is there a second time; some nodes write where their input lay; blocks of memory that
-were freed are taken again where they fit, and are kept. Measured on an x86-64 CPU, that comes within a fifth of what
-ONNX Runtime 1.31 takes, and mostly within a twentieth.
+another kind of node wants too is there a second time (in 2D; in 3D all tensors lie alike); some nodes write where
+their input lay; blocks of memory that were freed are taken again where they fit, and are kept. Measured on an x86-64
+CPU, that comes within a fifth of what ONNX Runtime 1.31 takes, and mostly within a twentieth.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ _FIXED = 256  # pixels: networks with steps from this size on take one size
 _KEPT = 4096  # numbers: smaller constants are shown to shape inference, which needs some of them
 _MARGIN = 17 / 16  # what a run takes beside tensors, and what this walk does not see
 
-# How often the weights are in memory once a file is open, measured: those of convolutions as read, unpacked and in
-# blocks; those of matrix products once, and once more in half the size where they are stored as float16.
+# How often the weights are in memory once a file is open, measured: those of convolutions in 2D as read, unpacked and
+# in blocks; those of matrix products, and of convolutions in 3D, once, and once more in half the size where they are
+# stored as float16.
 CONVOLUTIONS = 3.0
 MATRICES = {"fp32": 1.1, "fp16": 1.6}
 
@@ -62,7 +63,7 @@ def spec(
     if max(multiple) >= _FIXED:  # a network of one size: its attention would grow with the square of the pixels
         sides = multiple
     sizes, constants = _sizes(graph, (1, n_channels, *sides), outputs)
-    arena, seen = _Arena(), _Layouts(sizes, constants)
+    arena, seen = _Arena(), _Layouts(sizes, constants, blocks=len(multiple) == 2)
     steps = [step for node in graph.nodes for step in seen.steps(node)]
     results = set(outputs)
     last = {name: index for index, step in enumerate(steps) for name in step.inputs}
@@ -128,8 +129,8 @@ class _Step:
 class _Layouts:
     """Which tensors lie in blocks of channels, and the copies that nodes of the other kind need."""
 
-    def __init__(self, sizes: dict[str, int], constants: set[str]) -> None:
-        self._sizes, self._constants = sizes, constants
+    def __init__(self, sizes: dict[str, int], constants: set[str], *, blocks: bool) -> None:
+        self._sizes, self._constants, self._blocks = sizes, constants, blocks
         self._in_blocks: dict[str, bool] = {"image": False}
         self._copies: dict[str, str] = {}
 
@@ -138,7 +139,7 @@ class _Layouts:
         inputs = [name for name in dict.fromkeys(node.input) if name and name not in self._constants]
         if not inputs and node.output[0] in self._constants:
             return
-        wanted = node.op_type in _IN_BLOCKS
+        wanted = self._blocks and node.op_type in _IN_BLOCKS
         if node.op_type in _IN_EITHER:
             wanted = all(self._in_blocks[name] for name in inputs)
         for index, name in enumerate(inputs):

@@ -1,9 +1,9 @@
-"""A StarDist model folder -> what it says: configuration, thresholds, and which weights file counts.
+"""A StarDist model folder, 2D or 3D -> what it says: configuration, rays, thresholds, and which weights file counts.
 
 Passes the door: a folder with config.json, optionally thresholds.json, and *.h5 or *.hdf5 files. Everything in it is
 read as JSON and checked by type and range; nothing is evaluated (the original evaluates the name of the rays).
 Keys that older versions did not write take the defaults of StarDist's constructor; unknown keys are warned about.
-Not here: the weights themselves (keras_h5), the layers (star_graph).
+Not here: the weights themselves (keras_h5), the layers (star_graph, star_resnet), where rays point (star_rays).
 """
 
 from __future__ import annotations
@@ -16,48 +16,71 @@ from pathlib import Path
 from typing import Any
 
 from cellrt.errors import FileError, ModelError
+from cellrt.manifest import RaysSpec
+from cellrt_export import star_rays
 
-Pair = tuple[int, int]  # along y, along x
+Sides = tuple[int, ...]  # along (z,) y, x
 
 _log = logging.getLogger(__name__)
 
-# What StarDist 0.9.2 takes for a key that a 2D config.json lacks (Config2D.__init__).
-_DEFAULTS: Mapping[str, Any] = {
-    "n_dim": 2,
-    "axes": "YXC",
-    "n_channel_in": 1,
-    "n_rays": 32,
-    "grid": [1, 1],
-    "backbone": "unet",
-    "n_classes": None,
-    "unet_n_depth": 3,
-    "unet_kernel_size": [3, 3],
-    "unet_n_filter_base": 32,
-    "unet_n_conv_per_depth": 2,
-    "unet_pool": [2, 2],
-    "unet_activation": "relu",
-    "unet_last_activation": "relu",
-    "unet_batch_norm": False,
-    "unet_expansion": 2,
-    "net_conv_after_unet": 128,
-}
-# Known keys without a say in what the network computes (prefix: layer names; dropout: training). So are train_*.
-_NO_EFFECT = frozenset({"n_channel_out", "unet_dropout", "unet_prefix", "net_input_shape", "net_mask_shape", "use_gpu"})
+_NUMBERS = {2: "two", 3: "three"}
+# Known keys without a say in what the network computes (prefix: layer names; dropout, init: training). So are train_*.
+_NO_EFFECT = frozenset(
+    [
+        *("n_channel_out", "unet_dropout", "unet_prefix", "resnet_kernel_init"),
+        *("net_input_shape", "net_mask_shape", "use_gpu"),
+    ]
+)
+
+
+def _defaults(n_dim: int, backbone: str) -> dict[str, Any]:
+    """What StarDist 0.9.2 takes for a key that config.json lacks (Config2D.__init__, Config3D.__init__)."""
+    general: dict[str, Any] = {
+        "n_dim": n_dim,
+        "axes": "YXC" if n_dim == 2 else "ZYXC",
+        "n_channel_in": 1,
+        "grid": [1] * n_dim,
+        "backbone": backbone,
+        "n_classes": None,
+        **({"n_rays": 32} if n_dim == 2 else {"n_rays": 96, "rays_json": None, "anisotropy": None}),
+    }
+    if backbone == "resnet":
+        return general | {
+            "resnet_n_blocks": 4,
+            "resnet_kernel_size": [3] * n_dim,
+            "resnet_n_filter_base": 32,
+            "resnet_n_conv_per_block": 3,
+            "resnet_activation": "relu",
+            "resnet_batch_norm": False,
+            "net_conv_after_resnet": 128,
+        }
+    return general | {
+        "unet_n_depth": 3 if n_dim == 2 else 2,
+        "unet_kernel_size": [3] * n_dim,
+        "unet_n_filter_base": 32,
+        "unet_n_conv_per_depth": 2,
+        "unet_pool": [2] * n_dim,
+        "unet_activation": "relu",
+        "unet_last_activation": "relu",
+        "unet_batch_norm": False,
+        "unet_expansion": 2,
+        "net_conv_after_unet": 128,
+    }
 
 
 @dataclass(frozen=True)
 class StarConfig:
-    """What decides the layers of a StarDist 2D U-Net; names as in config.json."""
+    """What decides the layers of a StarDist U-Net, 2D or 3D; names as in config.json."""
 
     n_channel_in: int
     n_rays: int
-    grid: Pair  # pixels per sample of the maps, powers of 2
+    grid: Sides  # pixels per sample of the maps, powers of 2
     n_classes: int | None  # without background
     unet_n_depth: int
-    unet_kernel_size: Pair
+    unet_kernel_size: Sides
     unet_n_filter_base: int
     unet_n_conv_per_depth: int
-    unet_pool: Pair
+    unet_pool: Sides
     unet_activation: str
     unet_last_activation: str
     unet_batch_norm: bool
@@ -65,16 +88,43 @@ class StarConfig:
     net_conv_after_unet: int  # filters of the layer "features", 0: there is none
 
     @property
-    def multiple(self) -> Pair:
+    def multiple(self) -> Sides:
         """Sides of the input are multiples of this, in pixels."""
-        return (
-            self.unet_pool[0] ** self.unet_n_depth * self.grid[0],
-            self.unet_pool[1] ** self.unet_n_depth * self.grid[1],
-        )
+        return tuple(pool**self.unet_n_depth * step for pool, step in zip(self.unet_pool, self.grid, strict=True))
 
     def n_filters(self, level: int) -> int:
         """Filters of a U-Net level, 0 being the finest; truncated as CSBDeep does."""
         return int(self.unet_n_filter_base * self.unet_expansion**level)
+
+
+@dataclass(frozen=True)
+class ResnetConfig:
+    """What decides the layers of a StarDist 3D ResNet; names as in config.json."""
+
+    n_channel_in: int
+    n_rays: int
+    grid: Sides  # pixels per sample of the maps, powers of 2
+    n_classes: int | None  # without background
+    resnet_n_blocks: int
+    resnet_kernel_size: Sides
+    resnet_n_filter_base: int  # before the first halving; each doubles them
+    resnet_n_conv_per_block: int
+    resnet_activation: str
+    resnet_batch_norm: bool
+    net_conv_after_resnet: int  # filters of the layer "features", 0: there is none
+
+    @property
+    def multiple(self) -> Sides:
+        """Sides of the input are multiples of this, in pixels."""
+        return self.grid
+
+
+@dataclass(frozen=True)
+class Space:
+    """What a 3D folder says beyond its layers."""
+
+    rays: RaysSpec
+    anisotropy: star_rays.Anisotropy | None  # size of a pixel along z, y, x
 
 
 @dataclass(frozen=True)
@@ -85,51 +135,31 @@ class Thresholds:
     nms: float = 0.4
 
 
-def read_config(folder: Path) -> StarConfig:
-    """Read and check config.json of a StarDist 2D folder.
+def read_config(folder: Path) -> StarConfig | ResnetConfig:
+    """Read and check config.json of a StarDist folder.
 
     Raises
     ------
     FileError
         If the folder or its config.json is missing.
     ModelError
-        If it is not JSON, describes a 3D or ResNet model, or a value is out of range.
+        If it is not JSON, of a kind that is not known here, or a value is out of range.
     """
-    if not folder.is_dir():
-        got = "a file" if folder.exists() else "nothing there"
-        raise FileError(f"expected a StarDist model folder at {folder}, got {got}; give the folder with config.json")
-    data = {**_DEFAULTS, **_read_json(folder / "config.json", required=True)}
-    _refuse_other_kinds(data)
-    known = set(_DEFAULTS) | _NO_EFFECT
+    data = _read_data(folder)
+    known = set(_defaults(data["n_dim"], data["backbone"])) | _NO_EFFECT
     if unknown := sorted(key for key in data if key not in known and not key.startswith("train_")):
         _log.warning("config.json: ignoring unknown keys %s", ", ".join(unknown))
-
-    classes = data["n_classes"]
-    activation = _activation(data, "unet_activation")
-    config = StarConfig(
-        n_channel_in=_integer(data, "n_channel_in", 1, 1024),
-        n_rays=_integer(data, "n_rays", 3, 1024),
-        grid=_pair(data, "grid", 1, 256),
-        n_classes=None if classes is None else _integer(data, "n_classes", 1, 1023),
-        unet_n_depth=_integer(data, "unet_n_depth", 0, 12),
-        unet_kernel_size=_pair(data, "unet_kernel_size", 1, 255),
-        unet_n_filter_base=_integer(data, "unet_n_filter_base", 1, 65536),
-        unet_n_conv_per_depth=_integer(data, "unet_n_conv_per_depth", 0, 64),
-        unet_pool=_pair(data, "unet_pool", 1, 64),
-        unet_activation=activation,
-        # CSBDeep takes "none" for "the same as the others"
-        unet_last_activation=(
-            activation if data["unet_last_activation"] is None else _activation(data, "unet_last_activation")
-        ),
-        unet_batch_norm=_boolean(data, "unet_batch_norm"),
-        unet_expansion=_expansion(data),
-        net_conv_after_unet=_integer(data, "net_conv_after_unet", 0, 65536),
-    )
+    config = _resnet(data) if data["backbone"] == "resnet" else _unet(data)
     if any(size & (size - 1) for size in config.grid):
-        raise _wrong("grid", "two powers of 2", data["grid"])
+        raise _wrong("grid", f"{_NUMBERS[data['n_dim']]} powers of 2", data["grid"])
     if max(config.multiple) > 4096:
         raise _wrong("unet_pool ** unet_n_depth * grid", "at most 4096", config.multiple)
     return config
+
+
+def read_space(folder: Path) -> Space:
+    """Read the rays and the anisotropy of a 3D folder. Raises `FileError` and `ModelError` as `read_config`."""
+    return _space(_read_data(folder))
 
 
 def read_thresholds(folder: Path) -> Thresholds:
@@ -180,18 +210,92 @@ def _read_json(path: Path, *, required: bool) -> dict[str, Any]:
     return data
 
 
-def _refuse_other_kinds(data: Mapping[str, Any]) -> None:
-    """3D models, other backbones, and axes in an order that the runtime does not have."""
-    axes, backbone, grid = data["axes"], data["backbone"], data["grid"]
-    is_3d = data["n_dim"] == 3 or "rays_json" in data or (isinstance(axes, str) and "Z" in axes.upper())
-    if is_3d or (isinstance(grid, list) and len(grid) == 3):
-        raise ModelError("expected a StarDist 2D model, got 3D; StarDist 3D is not yet supported, export a 2D folder")
-    if not isinstance(backbone, str) or backbone.lower() != "unet":
+def _read_data(folder: Path) -> dict[str, Any]:
+    """What config.json says, with the defaults of its kind; `n_dim`, `axes` and `backbone` are known to be legal."""
+    if not folder.is_dir():
+        got = "a file" if folder.exists() else "nothing there"
+        raise FileError(f"expected a StarDist model folder at {folder}, got {got}; give the folder with config.json")
+    data = _read_json(folder / "config.json", required=True)
+    axes, grid, backbone = data.get("axes"), data.get("grid"), data.get("backbone", "unet")
+    is_3d = "rays_json" in data or (isinstance(axes, str) and "Z" in axes.upper())
+    n_dim = data.get("n_dim", 3 if is_3d or (isinstance(grid, list) and len(grid) == 3) else 2)
+    if not _is_integer(n_dim, 2, 3):
+        raise _wrong("n_dim", "2 or 3", n_dim)
+    if n_dim == 2 and "rays_json" in data:
         raise ModelError(
-            f"expected backbone 'unet', got {backbone!r}; other backbones are not yet supported, export a U-Net folder"
+            "expected no rays_json in the config.json of a 2D model, got one; use the config.json StarDist wrote"
         )
-    if not isinstance(axes, str) or axes.upper().replace("C", "") != "YX":
-        raise _wrong("axes", "'YXC'", axes)
+    backbone = backbone.lower() if isinstance(backbone, str) else backbone
+    if backbone not in (("unet",) if n_dim == 2 else ("unet", "resnet")):
+        raise _wrong("backbone", "'unet'" if n_dim == 2 else "'unet' or 'resnet'", data["backbone"])
+    data = {**_defaults(n_dim, backbone), **data, "backbone": backbone}
+    wanted = "YX" if n_dim == 2 else "ZYX"
+    if not isinstance(data["axes"], str) or data["axes"].upper().replace("C", "") != wanted:
+        raise _wrong("axes", f"'{wanted}C'", data["axes"])
+    return data
+
+
+def _unet(data: Mapping[str, Any]) -> StarConfig:
+    """The configuration of a U-Net."""
+    classes = data["n_classes"]
+    activation = _activation(data, "unet_activation")
+    return StarConfig(
+        n_channel_in=_integer(data, "n_channel_in", 1, 1024),
+        n_rays=_n_rays(data),
+        grid=_sides(data, "grid", 1, 256),
+        n_classes=None if classes is None else _integer(data, "n_classes", 1, 1023),
+        unet_n_depth=_integer(data, "unet_n_depth", 0, 12),
+        unet_kernel_size=_sides(data, "unet_kernel_size", 1, 255),
+        unet_n_filter_base=_integer(data, "unet_n_filter_base", 1, 65536),
+        unet_n_conv_per_depth=_integer(data, "unet_n_conv_per_depth", 0, 64),
+        unet_pool=_sides(data, "unet_pool", 1, 64),
+        unet_activation=activation,
+        # CSBDeep takes "none" for "the same as the others"
+        unet_last_activation=(
+            activation if data["unet_last_activation"] is None else _activation(data, "unet_last_activation")
+        ),
+        unet_batch_norm=_boolean(data, "unet_batch_norm"),
+        unet_expansion=_expansion(data),
+        net_conv_after_unet=_integer(data, "net_conv_after_unet", 0, 65536),
+    )
+
+
+def _resnet(data: Mapping[str, Any]) -> ResnetConfig:
+    """The configuration of a ResNet."""
+    classes = data["n_classes"]
+    config = ResnetConfig(
+        n_channel_in=_integer(data, "n_channel_in", 1, 1024),
+        n_rays=_n_rays(data),
+        grid=_sides(data, "grid", 1, 256),
+        n_classes=None if classes is None else _integer(data, "n_classes", 1, 1023),
+        resnet_n_blocks=_integer(data, "resnet_n_blocks", 0, 64),
+        resnet_kernel_size=_sides(data, "resnet_kernel_size", 1, 255),
+        resnet_n_filter_base=_integer(data, "resnet_n_filter_base", 1, 65536),
+        resnet_n_conv_per_block=_integer(data, "resnet_n_conv_per_block", 2, 64),
+        resnet_activation=_activation(data, "resnet_activation"),
+        resnet_batch_norm=_boolean(data, "resnet_batch_norm"),
+        net_conv_after_resnet=_integer(data, "net_conv_after_resnet", 0, 65536),
+    )
+    most = 2**config.resnet_n_blocks
+    if max(config.grid) > most:
+        raise _wrong("grid", f"at most {most}, for resnet_n_blocks {config.resnet_n_blocks} halve it", data["grid"])
+    return config
+
+
+def _n_rays(data: Mapping[str, Any]) -> int:
+    """How many rays there are; in 3D the number that config.json states has no say, as in StarDist."""
+    return _integer(data, "n_rays", 3, 1024) if data["n_dim"] == 2 else len(_space(data).rays.vertices)
+
+
+def _space(data: Mapping[str, Any]) -> Space:
+    """The rays and the anisotropy of a 3D model."""
+    if data["n_dim"] == 2:
+        raise ModelError("expected a StarDist 3D model, got a 2D one; it has no rays in space")
+    anisotropy = star_rays.pixel_sizes(data["anisotropy"], "anisotropy")
+    described = data["rays_json"]
+    if described is None:
+        described = {"name": "Rays_GoldenSpiral", "kwargs": {"n": data["n_rays"]}}
+    return Space(star_rays.rays(described, anisotropy), anisotropy)
 
 
 def _wrong(key: str, want: str, got: object) -> ModelError:
@@ -210,11 +314,11 @@ def _integer(data: Mapping[str, Any], key: str, low: int, high: int) -> int:
     return int(value)
 
 
-def _pair(data: Mapping[str, Any], key: str, low: int, high: int) -> Pair:
-    value = data[key]
-    if not isinstance(value, list) or len(value) != 2 or not all(_is_integer(item, low, high) for item in value):
-        raise _wrong(key, f"two whole numbers {low}..{high}", value)
-    return value[0], value[1]
+def _sides(data: Mapping[str, Any], key: str, low: int, high: int) -> Sides:
+    value, n_dim = data[key], data["n_dim"]
+    if not isinstance(value, list) or len(value) != n_dim or not all(_is_integer(item, low, high) for item in value):
+        raise _wrong(key, f"{_NUMBERS[n_dim]} whole numbers {low}..{high}", value)
+    return tuple(value)
 
 
 def _boolean(data: Mapping[str, Any], key: str) -> bool:

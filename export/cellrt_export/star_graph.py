@@ -1,21 +1,22 @@
-"""The layers of a StarDist 2D U-Net, their weights out of a Keras file, and their ONNX graph.
+"""The layers of a StarDist U-Net, their weights out of a Keras file, and their ONNX graph.
 
-    image (N, C, Y, X)
+    image (N, C, [Z,] Y, X)
       grid stage   convolutions + pooling until the maps have their grid
       U-Net        down: convolutions, remember, pool; middle; up: upsample, concatenate, convolutions
       heads        features -> prob (sigmoid), dist (linear); features_class -> prob_class (softmax)
-    maps (N, 1 + rays [+ classes + 1], Y/gy, X/gx), in that order
+    maps (N, 1 + rays [+ classes + 1], [Z/gz,] Y/gy, X/gx), in that order
 
 `trunk` lists the layers once; matching weights, writing nodes, reading them back and measuring reach (receptive_field)
 all walk that list. Layers meet their weights by order and shape, as StarDist itself loads them: automatic names such as
-conv2d_7 depend on the session that wrote the file. Source: `StarDist2D._build`, CSBDeep's `unet_block`.
+conv2d_7 depend on the session that wrote the file. Another trunk, of the same heads, is in star_resnet. Source:
+`StarDist2D._build`, `StarDist3D._build`, CSBDeep's `unet_block`.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,42 +24,51 @@ import onnx
 from numpy.typing import NDArray
 
 from cellrt.errors import ModelError
-from cellrt.manifest import StarSpec
+from cellrt.manifest import Star3DSpec, StarSpec
 from cellrt_export import activations
 from cellrt_export.keras_h5 import StoredLayer, StoredWeights
 from cellrt_export.onnx_graph import StoredGraph
 from cellrt_export.onnxfile import GraphBuilder
-from cellrt_export.star_folder import Pair, StarConfig
+from cellrt_export.star_folder import ResnetConfig, Sides, StarConfig
 
 _BATCH_NORM_EPSILON = 1e-3  # Keras's default, which StarDist does not change
-_MOST_FILTERS = 65536
+MOST_FILTERS = 65536
 # Names that StarDist gives its last layers in every version: where the file has one, it must be at its place.
 _HEAD_NAMES = frozenset({"features", "features_class", "prob", "dist", "prob_class"})
 
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution with bias, stride 1 and as many samples out as in, [batch normalisation,] an activation."""
+    """A convolution, [batch normalisation,] an activation: as many samples out as in, or each `stride`-th of them."""
 
     name: str
-    kernel: Pair
+    kernel: Sides
     n_in: int
     n_out: int
     activation: str
     batch_norm: bool = False
+    stride: Sides | None = None  # None: 1 along every axis
+    may_lack_bias: bool = False  # the file can be without: versions of CSBDeep differ where normalisation follows
+
+    @property
+    def pads(self) -> tuple[Sides, Sides]:
+        """Zeros before and after, for sides that are multiples of the stride: TensorFlow's padding "same"."""
+        strides = self.stride or (1,) * len(self.kernel)
+        zeros = [max(0, size - step) for size, step in zip(self.kernel, strides, strict=True)]
+        return tuple(n // 2 for n in zeros), tuple(n - n // 2 for n in zeros)  # an odd one comes after
 
 
 @dataclass(frozen=True)
 class Pool:
-    """The largest of each (y, x) block."""
+    """The largest of each ([z,] y, x) block."""
 
     name: str
-    size: Pair
+    size: Sides
 
 
 @dataclass(frozen=True)
 class Remember:
-    """Keep these maps for the `Up` that mirrors this level."""
+    """Keep these maps for the `Up` that mirrors this level, or the `Add` that ends this block."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +76,24 @@ class Up:
     """Repeat each sample `size` times, then append the channels of the maps remembered last."""
 
     name: str
-    size: Pair
+    size: Sides
 
 
-Step = Conv | Pool | Remember | Up
+@dataclass(frozen=True)
+class Add:
+    """Add the maps remembered last, through a convolution where there is one; then an activation."""
+
+    name: str
+    shortcut: Conv | None
+    activation: str
+
+
+Step = Conv | Pool | Remember | Up | Add
 
 
 @dataclass(frozen=True)
 class Network:
-    """The layers of a U-Net in the order in which they run, which is the order in the weights file."""
+    """The layers in the order in which they run, which is the order in the weights file."""
 
     trunk: tuple[Step, ...]
     features: Conv | None
@@ -85,7 +104,11 @@ class Network:
 
     def convolutions(self) -> Iterator[Conv]:
         """The layers that have weights, in the order of the file."""
-        yield from (step for step in self.trunk if isinstance(step, Conv))
+        for step in self.trunk:
+            if isinstance(step, Conv):
+                yield step
+            elif isinstance(step, Add) and step.shortcut is not None:
+                yield step.shortcut
         heads = (self.features, self.features_class, self.prob, self.dist, self.prob_class)
         yield from (head for head in heads if head is not None)
 
@@ -96,7 +119,7 @@ def network(config: StarConfig) -> Network:
     Raises `ModelError` for an activation without ONNX form, absurd widths, or a grid that pooling by 2 never reaches.
     """
     if any(size < 1 or size & (size - 1) for size in config.grid):
-        raise ModelError(f"expected grid to be two powers of 2, got {config.grid}; StarDist has no other grids")
+        raise ModelError(f"expected grid to be powers of 2, got {config.grid}; StarDist has no other grids")
     for activation in (config.unet_activation, config.unet_last_activation):
         activations.require_supported(activation)
     steps: list[Step] = []
@@ -105,22 +128,22 @@ def network(config: StarConfig) -> Network:
 
     def conv(name: str, n_out: int, activation: str = config.unet_activation, batch_norm: bool = False) -> None:
         nonlocal n_channels
-        if not 1 <= n_out <= _MOST_FILTERS:
+        if not 1 <= n_out <= MOST_FILTERS:
             raise ModelError(
-                f"expected 1..{_MOST_FILTERS} filters in layer {name}, got {n_out} by unet_n_filter_base and "
+                f"expected 1..{MOST_FILTERS} filters in layer {name}, got {n_out} by unet_n_filter_base and "
                 "unet_expansion in config.json; use the config.json StarDist wrote"
             )
         steps.append(Conv(name, config.unet_kernel_size, n_channels, n_out, activation, batch_norm))
         n_channels = n_out
 
-    pooled = (1, 1)
+    pooled: Sides = (1,) * len(config.grid)
     stage = 0
     while pooled != config.grid:  # never with batch normalisation, whatever the U-Net has
-        size = (1 + (config.grid[0] > pooled[0]), 1 + (config.grid[1] > pooled[1]))
+        size = halving(config.grid, pooled)
         for index in range(per_level):
             conv(f"grid_{stage}_no_{index}", config.unet_n_filter_base)
         steps.append(Pool(f"grid_pool_{stage}", size))
-        pooled = (pooled[0] * size[0], pooled[1] * size[1])
+        pooled = tuple(done * by for done, by in zip(pooled, size, strict=True))
         stage += 1
 
     norm, depth = config.unet_batch_norm, config.unet_n_depth
@@ -141,19 +164,35 @@ def network(config: StarConfig) -> Network:
         last = config.unet_activation if level > 0 else config.unet_last_activation
         conv(f"up_level_{level}_no_{per_level}", config.n_filters(max(0, level - 1)), last, norm)
 
-    n_features = config.net_conv_after_unet
+    return with_heads(
+        steps, n_channels, config, config.net_conv_after_unet, config.unet_kernel_size, config.unet_activation
+    )
+
+
+def halving(grid: Sides, done: Sides) -> Sides:
+    """By what the next stage divides each side on the way to a grid: 2, or 1 where it is reached."""
+    return tuple(1 + (goal > reached) for goal, reached in zip(grid, done, strict=True))
+
+
+def with_heads(
+    trunk: Sequence[Step],
+    n_channels: int,
+    config: StarConfig | ResnetConfig,
+    n_features: int,
+    kernel: Sides,
+    activation: str,
+) -> Network:
+    """A trunk that ends with `n_channels`, and the layers behind it, with `n_features` in between unless that is 0."""
 
     def features(name: str) -> Conv | None:
-        if n_features == 0:
-            return None
-        return Conv(name, config.unet_kernel_size, n_channels, n_features, config.unet_activation)
+        return Conv(name, kernel, n_channels, n_features, activation) if n_features else None
 
     def head(name: str, n_out: int, activation: str) -> Conv:
-        return Conv(name, (1, 1), n_features or n_channels, n_out, activation)
+        return Conv(name, (1,) * len(kernel), n_features or n_channels, n_out, activation)
 
     classes = config.n_classes
     return Network(
-        trunk=tuple(steps),
+        trunk=tuple(trunk),
         features=features("features"),
         features_class=None if classes is None else features("features_class"),
         prob=head("prob", 1, "sigmoid"),
@@ -162,7 +201,7 @@ def network(config: StarConfig) -> Network:
     )
 
 
-Kernels = dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]  # name: ((out, in, ky, kx), (out,))
+Kernels = dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]  # name: ((out, in, [kz,] ky, kx), (out,))
 
 
 def match_weights(layers: Network, stored: StoredWeights) -> Kernels:
@@ -177,12 +216,12 @@ def match_weights(layers: Network, stored: StoredWeights) -> Kernels:
     kernels: Kernels = {}
     position = 0
 
-    def take(conv: Conv, role: str, shapes: tuple[tuple[int, ...], ...]) -> StoredLayer:
+    def take(conv: Conv, role: str, shapes: tuple[tuple[int, ...], ...], *, n_least: int | None = None) -> StoredLayer:
         nonlocal position
         position += 1
         layer = next(remaining, None)
         misplaced = layer is not None and layer.name in _HEAD_NAMES and layer.name != conv.name
-        if layer is None or layer.shapes != shapes or misplaced:
+        if layer is None or layer.shapes not in (shapes, shapes[:n_least]) or misplaced:
             got = "the end of the file" if layer is None else f"{_shapes(layer.shapes)} ({layer.name})"
             raise ModelError(
                 f"weights do not fit config.json: expected layer {position} with weights to be {conv.name} "
@@ -192,11 +231,13 @@ def match_weights(layers: Network, stored: StoredWeights) -> Kernels:
         return layer
 
     for conv in layers.convolutions():
-        kernel, bias = take(conv, "kernel, bias", ((*conv.kernel, conv.n_in, conv.n_out), (conv.n_out,))).arrays
+        shapes = ((*conv.kernel, conv.n_in, conv.n_out), (conv.n_out,))
+        kernel, *rest = take(conv, "kernel, bias", shapes, n_least=1 if conv.may_lack_bias else None).arrays
+        bias = rest[0] if rest else np.zeros(conv.n_out, np.float32)
         if conv.batch_norm:
             norm = take(conv, "batch normalisation", ((conv.n_out,),) * 4)
             kernel, bias = _fold(kernel, bias, norm)
-        kernels[conv.name] = kernel.transpose(3, 2, 0, 1), bias
+        kernels[conv.name] = np.moveaxis(kernel, (-1, -2), (0, 1)), bias
     if extra := [layer.name for layer in remaining]:
         raise ModelError(
             f"weights do not fit config.json: expected {position} layers with weights, got {len(extra)} more in "
@@ -212,7 +253,7 @@ def _shapes(shapes: tuple[tuple[int, ...], ...]) -> str:
 def _fold(
     kernel: NDArray[np.float32], bias: NDArray[np.float32], norm: StoredLayer
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Fold (x - mean) / sqrt(variance + eps) * gamma + beta into the convolution before it; kernel (ky, kx, in, out).
+    """Fold (x - mean) / sqrt(variance + eps) * gamma + beta into the convolution before it; kernel (..., in, out).
 
     In float64, so that one rounding is all that differs from the two layers.
     """
@@ -233,11 +274,10 @@ def build(layers: Network, kernels: Kernels, *, keras_version: int) -> GraphBuil
     def convolve(conv: Conv, x: str) -> str:
         weight, bias = kernels[conv.name]
         name = conv.name if conv.activation == "linear" else f"{conv.name}_conv"
-        # Keras's "same": with an even kernel the odd sample of padding comes after
-        before = [(size - 1) // 2 for size in conv.kernel]
-        after = [size // 2 for size in conv.kernel]
+        before, after = conv.pads
         constants = [graph.constant(f"{conv.name}_kernel", weight), graph.constant(f"{conv.name}_bias", bias)]
-        x = graph.node("Conv", name, [x, *constants], kernel_shape=conv.kernel, pads=before + after)
+        strides = {} if conv.stride is None else {"strides": conv.stride}
+        x = graph.node("Conv", name, [x, *constants], kernel_shape=conv.kernel, pads=before + after, **strides)
         return activations.add_activation(graph, conv.activation, x, name=conv.name, keras_version=keras_version)
 
     x = "image"
@@ -249,8 +289,15 @@ def build(layers: Network, kernels: Kernels, *, keras_version: int) -> GraphBuil
             x = graph.node("MaxPool", step.name, [x], kernel_shape=step.size, strides=step.size)
         elif isinstance(step, Remember):
             remembered.append(x)
+        elif isinstance(step, Add):
+            skipped = remembered.pop()
+            skipped = skipped if step.shortcut is None else convolve(step.shortcut, skipped)
+            name = step.name if step.activation == "linear" else f"{step.name}_sum"
+            x = graph.node("Add", name, [skipped, x])
+            x = activations.add_activation(graph, step.activation, x, name=step.name, keras_version=keras_version)
         else:
-            scales = graph.constant(f"scales_{step.size[0]}_{step.size[1]}", np.array([1, 1, *step.size], np.float32))
+            sizes = "_".join(map(str, step.size))
+            scales = graph.constant(f"scales_{sizes}", np.array([1, 1, *step.size], np.float32))
             nearest = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
             x = graph.node("Resize", f"{step.name}_repeat", [x, "", scales], **nearest)
             x = graph.node("Concat", step.name, [x, remembered.pop()], axis=1)
@@ -275,6 +322,10 @@ def read(stored: StoredGraph) -> tuple[StarConfig, Kernels]:
         If the file holds another kind of network, or not exactly what `build` writes for its configuration.
     """
     head = stored.manifest.head
+    if isinstance(head, Star3DSpec):
+        raise ModelError(
+            f"expected a StarDist 2D network in {stored.file_name}, got a 3D one; it can be run, but not trained here"
+        )
     if not isinstance(head, StarSpec):
         raise ModelError(
             f"expected a StarDist network in {stored.file_name}, got one with the head {head.kind!r}; use a file that "
@@ -338,10 +389,9 @@ def _config(stored: StoredGraph, head: StarSpec) -> StarConfig:
     )
 
 
-def _pool(node: onnx.NodeProto) -> Pair:
+def _pool(node: onnx.NodeProto) -> Sides:
     """The size of a pooling."""
-    y, x = next(attribute.ints for attribute in node.attribute if attribute.name == "kernel_shape")
-    return y, x
+    return tuple(next(attribute.ints for attribute in node.attribute if attribute.name == "kernel_shape"))
 
 
 def _expansion(stored: StoredGraph, widths: Mapping[int, int]) -> float:

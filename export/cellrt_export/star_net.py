@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cellrt.errors import ModelError
+from cellrt.manifest import pair
 from cellrt_export import keras_h5, onnx_graph, star_graph
 from cellrt_export.star_folder import StarConfig, Thresholds, choose_weights, read_config
 from cellrt_export.star_graph import Conv, Kernels, Network, Pool, Remember, Up
@@ -69,7 +70,7 @@ class _Convolution(nn.Conv2d):
     bias: Tensor
 
     def __init__(self, conv: Conv) -> None:
-        super().__init__(conv.n_in, conv.n_out, conv.kernel, padding="same")
+        super().__init__(conv.n_in, conv.n_out, pair(conv.kernel), padding="same")
         nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
         nn.init.zeros_(self.bias)
 
@@ -168,7 +169,7 @@ class StarNet2D(nn.Module):
                 x = functional.max_pool2d(x, step.size)
             elif isinstance(step, Remember):
                 skips.append(x)
-            else:
+            elif isinstance(step, Up):
                 x = functional.interpolate(x, scale_factor=[float(size) for size in step.size], mode="nearest")
                 x = torch.cat([x, skips.pop()], dim=1)
         return x
@@ -191,6 +192,10 @@ def load_folder(folder: str | Path, *, batch_norm: bool = False) -> StarNet2D:
     """
     folder = Path(folder)
     config = read_config(folder)
+    if not isinstance(config, StarConfig) or len(config.grid) != 2:
+        raise ModelError(
+            f"expected a StarDist 2D model folder, got a 3D one at {folder}; it can be exported, but not trained here"
+        )
     stored = keras_h5.read(choose_weights(folder))
     if stored.keras_version < 3 and "hard_sigmoid" in (config.unet_activation, config.unet_last_activation):
         raise ModelError(

@@ -1,8 +1,8 @@
-"""A StarDist 2D model folder -> one self-describing ONNX file. No TensorFlow, no torch.
+"""A StarDist model folder, 2D or 3D -> one self-describing ONNX file. No TensorFlow, no torch.
 
-The table of contents of this exporter: star_folder reads the folder, keras_h5 the weights, star_graph makes layers
-and nodes, receptive_field measures, peak_memory adds up, selftest runs the recipe, onnxfile checks and writes, summary
-says what was done.
+The table of contents of this exporter: star_folder reads the folder, star_rays makes the rays of a 3D model, keras_h5
+reads the weights, star_graph and star_resnet list layers, star_graph makes nodes of them, receptive_field measures,
+peak_memory adds up, selftest runs the recipe, onnxfile checks and writes, summary says what was done.
 """
 
 from __future__ import annotations
@@ -18,11 +18,19 @@ import cellrt
 from cellrt.errors import CellrtError
 from cellrt.heads import star
 from cellrt.instances import Instances
-from cellrt.manifest import InputSpec, Manifest, PercentileSpec, SourceSpec, StarSpec, TileSpec
+from cellrt.manifest import AXES, InputSpec, Manifest, PercentileSpec, SourceSpec, Star3DSpec, StarSpec, TileSpec, pair
 from cellrt.session import Session
-from cellrt_export import onnxfile, peak_memory, receptive_field, selftest, star_graph
+from cellrt_export import onnxfile, peak_memory, receptive_field, selftest, star_graph, star_resnet
 from cellrt_export.keras_h5 import read
-from cellrt_export.star_folder import StarConfig, choose_weights, read_config, read_thresholds
+from cellrt_export.star_folder import (
+    ResnetConfig,
+    StarConfig,
+    Thresholds,
+    choose_weights,
+    read_config,
+    read_space,
+    read_thresholds,
+)
 from cellrt_export.summary import ExportSummary, by
 
 
@@ -39,7 +47,7 @@ def export(
     prob_thresh: float | None = None,
     nms_thresh: float | None = None,
 ) -> ExportSummary:
-    """Export a StarDist 2D model folder as one ONNX file that says everything about itself.
+    """Export a StarDist model folder, 2D or 3D, as one ONNX file that says everything about itself.
 
     Parameters
     ----------
@@ -72,14 +80,15 @@ def export(
     FileError
         If a file is missing or cannot be written, or `output` is there and not `force`.
     ModelError
-        If the folder is not a StarDist 2D model, is damaged, or its weights and configuration do not fit.
+        If the folder is not a StarDist model, is damaged, or its weights and configuration do not fit.
     CellrtError
         If an option has no such value.
 
     Notes
     -----
     With `precision` "fp32" the maps equal those of StarDist 0.9.2 to float32 rounding. Source: Schmidt et al., "Cell
-    Detection with Star-convex Polygons", MICCAI 2018; https://github.com/stardist/stardist.
+    Detection with Star-convex Polygons", MICCAI 2018; Weigert et al., "Star-convex Polyhedra for 3D Object Detection
+    and Segmentation in Microscopy", WACV 2020; https://github.com/stardist/stardist.
     """
     start = time.perf_counter()
     folder, output = Path(folder), Path(output)
@@ -91,19 +100,21 @@ def export(
 
     config = read_config(folder)
     thresholds = read_thresholds(folder)
-    layers = star_graph.network(config)
     weights = read(choose_weights(folder))
-    kernels = star_graph.match_weights(layers, weights)
+    if isinstance(config, ResnetConfig):
+        layers = star_resnet.network(config)
+        kernels = star_graph.match_weights(layers, star_resnet.in_running_order(layers, weights))
+    else:
+        layers = star_graph.network(config)
+        kernels = star_graph.match_weights(layers, weights)
     graph = star_graph.build(layers, kernels, keras_version=weights.keras_version)
     graph = onnxfile.in_precision(graph, precision)
 
-    head = StarSpec(
-        n_rays=config.n_rays,
-        grid=config.grid,
-        prob_thresh=thresholds.prob if prob_thresh is None else prob_thresh,
-        nms_thresh=thresholds.nms if nms_thresh is None else nms_thresh,
-        n_classes=config.n_classes,
+    thresholds = Thresholds(
+        prob=thresholds.prob if prob_thresh is None else prob_thresh,
+        nms=thresholds.nms if nms_thresh is None else nms_thresh,
     )
+    head = _head(folder, config, thresholds)
 
     def assemble(manifest: Manifest | None) -> bytes:
         return onnxfile.assemble(
@@ -121,7 +132,7 @@ def export(
     manifest = Manifest(
         name=name or folder.resolve().name,
         head=head,
-        input=InputSpec(n_channels=config.n_channel_in),
+        input=InputSpec(n_channels=config.n_channel_in, axes=AXES[len(config.grid) - 2]),
         normalize=normalize or PercentileSpec(),
         tile=tile,
         source=SourceSpec(
@@ -132,8 +143,17 @@ def export(
             exporter=f"cellrt {cellrt.__version__}",
         ),
         description=description,
-        memory=peak_memory.spec(graph, n_channels=config.n_channel_in, multiple=tile.multiple),
-        selftest=selftest.record(run, partial(_decode, head), n_channels=config.n_channel_in, multiple=tile.multiple),
+        memory=peak_memory.spec(
+            graph,
+            n_channels=config.n_channel_in,
+            multiple=tile.multiple,
+            copies=peak_memory.CONVOLUTIONS if isinstance(head, StarSpec) else peak_memory.MATRICES[precision],
+        ),
+        selftest=(
+            selftest.record(run, partial(_decode, head), n_channels=config.n_channel_in, multiple=tile.multiple)
+            if isinstance(head, StarSpec)
+            else None
+        ),
     )
     model = assemble(manifest)
     onnxfile.check(model, Session(model, providers=["cpu"]).run, manifest=manifest)
@@ -150,7 +170,30 @@ def export(
     )
 
 
-def _tile_spec(config: StarConfig, layers: star_graph.Network, run: onnxfile.RunAll) -> TileSpec:
+def _head(folder: Path, config: StarConfig | ResnetConfig, thresholds: Thresholds) -> StarSpec | Star3DSpec:
+    """What the maps mean."""
+    if len(config.grid) == 2:
+        return StarSpec(
+            n_rays=config.n_rays,
+            grid=pair(config.grid),
+            prob_thresh=thresholds.prob,
+            nms_thresh=thresholds.nms,
+            n_classes=config.n_classes,
+        )
+    space = read_space(folder)
+    z, y, x = config.grid
+    return Star3DSpec(
+        n_rays=config.n_rays,
+        grid=(z, y, x),
+        prob_thresh=thresholds.prob,
+        nms_thresh=thresholds.nms,
+        rays=space.rays,
+        anisotropy=space.anisotropy,
+        n_classes=config.n_classes,
+    )
+
+
+def _tile_spec(config: StarConfig | ResnetConfig, layers: star_graph.Network, run: onnxfile.RunAll) -> TileSpec:
     """Legal sizes, and how far influence reaches."""
     grid, multiple = config.grid, config.multiple
     halo = receptive_field.halo(layers.trunk, layers.features, grid=grid, multiple=multiple)
@@ -167,15 +210,30 @@ def _decode(head: StarSpec, maps: NDArray[np.float32]) -> Instances:
     return star.decode(maps, head, shape=shape)
 
 
-def _details(config: StarConfig, head: StarSpec, tile: TileSpec, precision: str) -> dict[str, str]:
+def _details(
+    config: StarConfig | ResnetConfig, head: StarSpec | Star3DSpec, tile: TileSpec, precision: str
+) -> dict[str, str]:
     """Rows of the summary."""
     classes = "" if head.n_classes is None else f", {head.n_classes} classes"
-    norm = ", batch normalisation (folded)" if config.unet_batch_norm else ""
     return {
-        "head": f"star, {head.n_rays} rays, grid {by(head.grid)}{classes}",
-        "network": f"U-Net, depth {config.unet_n_depth}, {config.unet_n_filter_base} filters, "
-        f"kernel {by(config.unet_kernel_size)}, pool {by(config.unet_pool)}, {config.unet_activation}{norm}",
+        "head": f"{head.kind}, {head.n_rays} rays, grid {by(head.grid)}{classes}",
+        "network": _described(config),
         "weights": onnxfile.PRECISIONS[precision],
         "receptive field": f"{by(tile.receptive_field)} pixels measured, halo {by(tile.halo)} pixels",
         "thresholds": f"prob {head.prob_thresh:.4g}, nms {head.nms_thresh:.4g}",
     }
+
+
+def _described(config: StarConfig | ResnetConfig) -> str:
+    """The architecture in a few words."""
+    norm = ", batch normalisation (folded)"
+    if isinstance(config, ResnetConfig):
+        return (
+            f"ResNet, {config.resnet_n_blocks} blocks, {config.resnet_n_filter_base} filters, kernel "
+            f"{by(config.resnet_kernel_size)}, {config.resnet_activation}{norm if config.resnet_batch_norm else ''}"
+        )
+    return (
+        f"U-Net, depth {config.unet_n_depth}, {config.unet_n_filter_base} filters, kernel "
+        f"{by(config.unet_kernel_size)}, pool {by(config.unet_pool)}, {config.unet_activation}"
+        f"{norm if config.unet_batch_norm else ''}"
+    )

@@ -2,9 +2,10 @@
 
 Passes the door: an exported file and a .npz that was recorded with the original program. For star models two kinds are
 understood, by their keys: `image`, `net_prob`, `net_dist` (what the Keras network gave for the padded image), or `norm`
-(or `image`), `prob`, `dist` (what `StarDist2D.predict` gave: cropped, lengths of at least 1e-3). Optional:
-`net_prob_class` or `prob_class`. Images are (Y, X) or (Y, X, C) and already normalised. For flow models, what the
-network of Cellpose was given and gave: `net_input` (N, C, Y, X), `net_maps` (N, 3, Y, X), optional `net_style` (N, S).
+(or `image`), `prob`, `dist` (what StarDist's `predict` gave: cropped, lengths of at least 1e-3). Optional:
+`net_prob_class` or `prob_class`. Images are ([Z,] Y, X) or ([Z,] Y, X, C) and already normalised. For flow models, what
+the network of Cellpose was given and gave: `net_input` (N, C, Y, X), `net_maps` (N, 3, Y, X), optional `net_style`
+(N, S).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellrt.errors import FileError, ModelError
-from cellrt.manifest import METADATA_KEY, Manifest, StarSpec
+from cellrt.manifest import METADATA_KEY, Manifest, Star3DSpec, StarSpec
 from cellrt.session import Session
 
 # Largest differences that float32 arithmetic in another order explains; classes are probabilities too.
@@ -74,13 +75,13 @@ def verify(model: str | Path | bytes, recorded: str | Path) -> list[Difference]:
         raise ModelError("expected a file with cellrt's manifest, got one without; export it with: cellrt export")
     manifest = Manifest.from_json(session.metadata[METADATA_KEY])
     arrays = _load(Path(recorded))
-    if isinstance(manifest.head, StarSpec):
+    if isinstance(manifest.head, StarSpec | Star3DSpec):
         return _verify_star(session, manifest, manifest.head, arrays, recorded)
     return _verify_flow(session, manifest, arrays, recorded)
 
 
 def _verify_star(
-    session: Session, manifest: Manifest, head: StarSpec, arrays: Arrays, recorded: str | Path
+    session: Session, manifest: Manifest, head: StarSpec | Star3DSpec, arrays: Arrays, recorded: str | Path
 ) -> list[Difference]:
     """Compare probabilities and lengths."""
     raw = "net_prob" in arrays
@@ -90,9 +91,9 @@ def _verify_star(
     if image is None or keys[0] not in arrays or keys[1] not in arrays:
         raise ModelError(
             f"expected image (or norm), prob and dist in {recorded}, got {', '.join(sorted(arrays))}; "
-            "save what StarDist2D.predict gives with numpy.savez"
+            "save what StarDist's predict gives with numpy.savez"
         )
-    maps = session.run(_as_input(image, manifest))["maps"][0].transpose(1, 2, 0)
+    maps = np.moveaxis(session.run(_as_input(image, manifest))["maps"][0], 0, -1)
 
     first_class = 1 + head.n_rays
     parts = (maps[..., 0], maps[..., 1:first_class], maps[..., first_class:])
@@ -102,7 +103,7 @@ def _verify_star(
         if key not in arrays:
             continue
         theirs = arrays[key]
-        ours = ours[: theirs.shape[0], : theirs.shape[1]]
+        ours = ours[tuple(slice(side) for side in theirs.shape[: len(head.grid)])]
         _require_shape(key, ours, theirs, recorded)
         if key == "dist":
             ours, theirs = np.maximum(ours, _LEAST_DIST), np.maximum(theirs, _LEAST_DIST)
@@ -158,13 +159,15 @@ def _load(path: Path) -> Arrays:
 
 
 def _as_input(image: NDArray[np.float32], manifest: Manifest) -> NDArray[np.float32]:
-    """(Y, X[, C]) -> (1, C, Y, X), padded at the end of each axis by reflection to a legal size, as StarDist does."""
-    channels = image[..., None] if image.ndim == 2 else image
-    if channels.ndim != 3 or channels.shape[2] != manifest.input.n_channels:
+    """([Z,] Y, X[, C]) -> (1, C, [Z,] Y, X), padded at the end of each axis by reflection, as StarDist does."""
+    axes = manifest.input.axes
+    channels = image[..., None] if image.ndim == len(axes) else image
+    if channels.ndim != len(axes) + 1 or channels.shape[-1] != manifest.input.n_channels:
+        sides = ", ".join(axes)
         raise ModelError(
-            f"expected an image (Y, X) or (Y, X, C) with {manifest.input.n_channels} channels, got {image.shape}; "
-            "record one that fits the model"
+            f"expected an image ({sides}) or ({sides}, C) with {manifest.input.n_channels} channels, got "
+            f"{image.shape}; record one that fits the model"
         )
     pads = [(0, -size % step) for size, step in zip(channels.shape, manifest.tile.multiple, strict=False)]
     padded = np.pad(channels, [*pads, (0, 0)], mode="reflect")
-    return np.ascontiguousarray(padded.transpose(2, 0, 1)[None], np.float32)
+    return np.ascontiguousarray(np.moveaxis(padded, -1, 0)[None], np.float32)

@@ -31,12 +31,13 @@ if TYPE_CHECKING:
         ProviderError,
     )
     from cellrt.flow_model import FlowMaps, FlowModel
-    from cellrt.instances import Instances
+    from cellrt.instances import Instances, Polyhedra
     from cellrt.large.result import LargeInstances
     from cellrt.manifest import Manifest, Normalize99Spec, PercentileSpec
     from cellrt.model import Model
     from cellrt.seg_file import SegFile, read_seg
     from cellrt.star_model import StarModel
+    from cellrt.star_model_3d import StarModel3D
 
 __version__ = "0.1.0"
 
@@ -56,9 +57,11 @@ __all__ = [
     "ModelError",
     "Normalize99Spec",
     "PercentileSpec",
+    "Polyhedra",
     "ProviderError",
     "SegFile",
     "StarModel",
+    "StarModel3D",
     "bundled_models",
     "load",
     "metrics",
@@ -75,8 +78,10 @@ _ROOMS = {
     "Model": "model",
     "Normalize99Spec": "manifest",
     "PercentileSpec": "manifest",
+    "Polyhedra": "instances",
     "SegFile": "seg_file",
     "StarModel": "star_model",
+    "StarModel3D": "star_model_3d",
     "bundled_models": "catalogue",
     "load": "catalogue",
     "metrics": "metrics",

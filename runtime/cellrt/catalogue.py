@@ -1,4 +1,4 @@
-"""Opening models: a path, bytes or the name of a bundled model -> a `StarModel` or a `FlowModel`; what ships here."""
+"""Opening models: a path, bytes or the name of a bundled model -> a model of the right kind; what ships here."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from cellrt.session import Providers, Session
 if TYPE_CHECKING:
     from cellrt.flow_model import FlowModel
     from cellrt.star_model import StarModel
+    from cellrt.star_model_3d import StarModel3D
 
 _FOLDER = Path(__file__).parent / "models"
 
@@ -70,7 +71,7 @@ def load(
     providers: Providers | None = None,
     threads: int | None = None,
     memory: int | str | None = None,
-) -> StarModel | FlowModel:
+) -> StarModel | FlowModel | StarModel3D:
     """Open a model.
 
     Parameters
@@ -94,8 +95,9 @@ def load(
 
     Returns
     -------
-    StarModel or FlowModel
-        Whichever the file's manifest asks for: StarDist's networks are star models, Cellpose's are flow models.
+    StarModel, StarModel3D or FlowModel
+        Whichever the file's manifest asks for: StarDist's networks are star models, of images or of volumes, Cellpose's
+        are flow models.
 
     Raises
     ------
@@ -120,19 +122,18 @@ def load(
             f"expected an ONNX file with cellrt's manifest, got {source} without one; export it with: cellrt export"
         )
     manifest = Manifest.from_json(text)
-    if isinstance(manifest.head, Star3DSpec):
-        raise ModelError(
-            f"expected a model of planes, got {manifest.name!r}, a model of stacks (axes {manifest.input.axes}, head "
-            f"{manifest.head.kind!r}); upgrade cellrt to segment with it"
-        )
     limit = None
     if memory is not None:
         limit = MemoryLimit.of(memory, manifest.memory, kind=manifest.head.kind, n_bytes=_size(model))
-    # here: a program needs one of the two, and neither before it opens a model
+    # here: a program needs one of these, and none before it opens a model
     if isinstance(manifest.head, FlowSpec):
         from cellrt.flow_model import FlowModel
 
         return FlowModel(session, manifest, threads=threads or 0, memory=limit)
+    if isinstance(manifest.head, Star3DSpec):
+        from cellrt.star_model_3d import StarModel3D
+
+        return StarModel3D(session, manifest, threads=threads or 0, memory=limit)
     from cellrt.star_model import StarModel
 
     return StarModel(session, manifest, threads=threads or 0, memory=limit)

@@ -23,7 +23,7 @@ SCHEMA = 1
 METADATA_KEY = "cellrt"  # the key of the manifest among an ONNX file's metadata_props
 FLOW_TILES = ("upstream", "large")
 DYNAMICS = ("v3", "v4")  # whose post-processing a flow model needs: Cellpose 1 to 3, or 4
-AXES = ("YX", "ZYX")  # what a network looks at as one: planes or stacks
+AXES = ("YX", "ZYX")  # of what a network takes: images or volumes
 
 _log = logging.getLogger(__name__)
 
@@ -354,6 +354,12 @@ def pair(values: tuple[int, ...]) -> tuple[int, int]:
     """The two numbers (y, x) that a 2D model has of what 3D models have three of. Raises `ModelError` otherwise."""
     _require(len(values) == 2, "a pair of numbers in the manifest", "two, (y, x)", values)
     return values[0], values[1]
+
+
+def triple(values: tuple[int, ...]) -> tuple[int, int, int]:
+    """The three numbers (z, y, x) of a 3D model; the rest as of `pair`."""
+    _require(len(values) == 3, "a triple of numbers in the manifest", "three, (z, y, x)", values)
+    return values[0], values[1], values[2]
 
 
 def _require_star(head: StarSpec | Star3DSpec) -> None:

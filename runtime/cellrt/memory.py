@@ -23,7 +23,7 @@ from cellrt.manifest import MemorySpec
 BASE = 85_000_000
 # Of files that do not say it. A convolution's weights stay in memory three times: as read, unpacked, and in blocks.
 _WEIGHTS_PER_BYTE = 3
-_BYTES_PER_PIXEL = {"star": 320.0, "flow": 700.0}  # networks of the usual width
+_BYTES_PER_PIXEL = {"star": 320.0, "flow": 700.0, "star3d": 500.0}  # networks of the usual width
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 _WRITTEN = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]|[kmg]i)?(b?)\s*", re.IGNORECASE)
@@ -71,7 +71,7 @@ class MemoryLimit:
             As in `parse`.
         spec : MemorySpec, optional
             Of the file.
-        kind : "star" or "flow"
+        kind : "star", "flow" or "star3d"
         n_bytes : int
             Of the file, and of weights beside it.
         """

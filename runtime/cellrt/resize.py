@@ -50,6 +50,18 @@ def zoom_linear(image: NDArray[np.float32], scale: tuple[float, float]) -> NDArr
     return _zoom(image, _interpolation(image.shape[1], scale[0]), _interpolation(image.shape[2], scale[1]))
 
 
+def zoom_linear_3d(volume: NDArray[np.float32], scale: tuple[float, float, float]) -> NDArray[np.float32]:
+    """Rescale a volume, float32 (C, Z, Y, X), by factors (z, y, x) as `zoom_linear` does an image."""
+    front, back, front_weight, back_weight = _interpolation(volume.shape[1], scale[0])
+    rows, columns = _interpolation(volume.shape[2], scale[1]), _interpolation(volume.shape[3], scale[2])
+    zoomed = np.empty((len(volume), len(front), len(rows[0]), len(columns[0])), np.float32)
+    for channel, out in zip(volume, zoomed, strict=True):
+        for z, plane in enumerate(out):
+            pair = ((channel[front[z]], front_weight[z]), (channel[back[z]], back_weight[z]))
+            _zoom_plane(pair, rows, columns, plane)
+    return zoomed
+
+
 def zoom_source(side: int, factor: float, span: tuple[int, int]) -> tuple[int, int]:
     """Begin and end of the samples of an axis that `zoom_linear` takes a span of its new samples from."""
     before, after, _, _ = _interpolation(side, factor)
@@ -86,20 +98,33 @@ def zoom_linear_part(
 
 def _zoom(image: NDArray[np.float32], rows: _Table, columns: _Table) -> NDArray[np.float32]:
     """Interpolate between the two neighbours that each row and each column has."""
+    zoomed = np.empty((len(image), len(rows[0]), len(columns[0])), np.float32)
+    for plane, out in zip(image, zoomed, strict=True):
+        _zoom_plane([(plane, None)], rows, columns, out)
+    return zoomed
+
+
+def _zoom_plane(
+    planes: Sequence[tuple[NDArray[np.float32], np.float64 | None]],
+    rows: _Table,
+    columns: _Table,
+    out: NDArray[np.float32],
+) -> None:
+    """Write the sum of planes (Y, X), each times its weight where it has one, interpolated, to `out` (y, x)."""
     above, below, upper_weight, lower_weight = rows
     left, right, left_weight, right_weight = columns
-    zoomed = np.empty((len(image), len(above), len(left)), np.float32)
-    for plane, out in zip(image, zoomed, strict=True):
-        for begin in range(0, len(out), _BAND):
-            band = slice(begin, begin + _BAND)
-            upper = plane[above[band]].astype(np.float64) * upper_weight[band, None]
-            lower = plane[below[band]].astype(np.float64) * lower_weight[band, None]
-            total = upper[:, left] * left_weight
-            total += upper[:, right] * right_weight
-            total += lower[:, left] * left_weight
-            total += lower[:, right] * right_weight
-            out[band] = total
-    return zoomed
+    for begin in range(0, len(out), _BAND):
+        band = slice(begin, begin + _BAND)
+        total = np.zeros((len(above[band]), len(left)))
+        for plane, weight in planes:
+            for neighbours, row_weight in ((above, upper_weight), (below, lower_weight)):
+                row = plane[neighbours[band]].astype(np.float64)
+                if weight is not None:
+                    row *= weight
+                row *= row_weight[band, None]
+                total += row[:, left] * left_weight
+                total += row[:, right] * right_weight
+        out[band] = total
 
 
 def _interpolation(side: int, factor: float) -> _Table:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cellrt.heads import star
-from cellrt.manifest import PercentileSpec, StarSpec
+from cellrt.manifest import PercentileSpec, StarSpec, pair
 from cellrt.normalize import normalize
 from cellrt_export import stardist
 from cellrt_export.star_folder import StarConfig, Thresholds
@@ -91,7 +91,7 @@ def evaluate(
         maps = predict(net, sample.image)
         for i, nms_threshold in enumerate(nms):
             spec = StarSpec(
-                n_rays=net.config.n_rays, grid=net.config.grid, prob_thresh=min(probs), nms_thresh=nms_threshold
+                n_rays=net.config.n_rays, grid=pair(net.config.grid), prob_thresh=min(probs), nms_thresh=nms_threshold
             )
             decoded = star.decode(maps, spec, shape=sample.labels.shape, threads=1)
             total[i] += count(sample.labels, decoded.labels, [int((decoded.scores > prob).sum()) for prob in probs])
@@ -165,7 +165,7 @@ class StarKind:
             sampler=sampler,
             augmentation=self.augmentation,
             n_rays=config.n_rays,
-            grid=config.grid,
+            grid=pair(config.grid),
             batch_size=self.batch_size,
             patch_size=self.patch_size,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from cellrt import kernels
 from cellrt.instances import Instances
 
 
@@ -15,18 +16,7 @@ def from_labels(
 
     `points` are the means of their voxels, -1 for a label that does not occur, as for images.
     """
-    counts = np.zeros(n_labels + 1)
-    sums = np.zeros((3, n_labels + 1))
-    for z, plane in enumerate(labels):
-        inside = np.flatnonzero(plane)
-        found = plane.reshape(-1)[inside]
-        y, x = np.divmod(inside, plane.shape[1])
-        of_plane = np.bincount(found, minlength=n_labels + 1)
-        counts += of_plane
-        sums[0] += z * of_plane
-        sums[1] += np.bincount(found, y, n_labels + 1)
-        sums[2] += np.bincount(found, x, n_labels + 1)
-    points = np.where(counts > 0, sums / np.maximum(counts, 1), -1)[:, 1:].T.astype(np.float32, order="C")
+    _, _, centroids = kernels.label_regions_3d(labels, n_labels=n_labels, threads=threads)
     if scores is None:
         scores = np.ones(n_labels, np.float32)
-    return Instances(labels, scores, points, None)
+    return Instances(labels, scores, centroids.astype(np.float32), None)

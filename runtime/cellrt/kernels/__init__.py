@@ -15,6 +15,7 @@ from cellrt.kernels.labels import (
     label_outlines_2d,
     label_overlaps,
     label_regions_2d,
+    label_regions_3d,
     match_pairs,
     relabel,
 )
@@ -37,6 +38,7 @@ from cellrt.kernels.star_2d import (
     star_nms_2d,
     star_outlines_2d,
 )
+from cellrt.kernels.star_3d import paint_polyhedra_3d, star_candidates_3d, star_nms_3d
 
 __all__ = [
     "ERROR_ARGUMENT",
@@ -57,16 +59,20 @@ __all__ = [
     "label_outlines_2d",
     "label_overlaps",
     "label_regions_2d",
+    "label_regions_3d",
     "match_pairs",
     "normalize",
     "object_probability_2d",
     "paint_polygons_2d",
+    "paint_polyhedra_3d",
     "percentiles",
     "relabel",
     "resize_linear",
     "star_candidates_2d",
+    "star_candidates_3d",
     "star_distances_2d",
     "star_nms_2d",
+    "star_nms_3d",
     "star_outlines_2d",
     "usable_cores",
     "version",

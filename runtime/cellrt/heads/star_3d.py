@@ -1,0 +1,328 @@
+"""The `star3d` head: probability and ray lengths -> star-convex bodies (StarDist 3D, Weigert et al., WACV 2020).
+
+`decode` takes whole maps; `Collector3D` takes them tile by tile, so that candidates and not maps are kept. Both give
+the cells of StarDist 0.9.2's default (sparse) mode. Knows no files, sessions or normalisation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellrt import kernels
+from cellrt.errors import CapacityError, CellrtError, DataError
+from cellrt.heads.star import threshold
+from cellrt.instances import Instances, Polyhedra
+from cellrt.manifest import Star3DSpec
+from cellrt.tile import Window3D
+
+MODES = ("full", "kernel", "hull", "bbox")
+MAX_CANDIDATES = 1 << 22  # 1.7 GB at 96 rays
+MAX_WORK_PER_CANDIDATE = 4096
+
+Candidates = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32], NDArray[np.float32] | None]
+
+
+@dataclass(frozen=True)
+class Painting:
+    """How bodies become labels."""
+
+    mode: str = "full"
+    """Which voxels a body has: "full" (all inside it), "kernel" (those that see its whole surface), "hull" (those of
+    its convex hull), "bbox" (those of its box)."""
+    overlap_label: int | None = None
+    """What voxels of several bodies become. None: the label of the most probable one."""
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise CellrtError(f"expected mode to be one of {', '.join(MODES)}, got {self.mode!r}")
+        label = self.overlap_label
+        if label is not None and (isinstance(label, bool) or not isinstance(label, (int, np.integer))):
+            raise CellrtError(f"expected overlap_label as a whole number or None, got {label!r}")
+        if label is not None and not -(2**31) <= label < 2**31:
+            raise CellrtError(f"expected overlap_label to fit 32 bits, got {label}")
+
+
+class Collector3D:
+    """Candidates of one volume, tile by tile, in any order.
+
+    Parameters
+    ----------
+    spec : Star3DSpec
+    shape : (int, int, int)
+        The volume as the network saw it, before padding, (z, y, x): points beyond it are dropped.
+    padded : (int, int, int)
+        The same with padding: no candidate is taken within `spec.border` samples of its faces.
+    prob_thresh : float
+        In [0, 1]; a candidate's probability is above it.
+    nms_thresh : float
+        In [0, 1]; of two bodies that overlap by more (of the smaller one's volume), the weaker goes.
+    threads : int
+        0: all usable cores.
+    max_candidates : int
+        Most candidates that are kept. Default: `MAX_CANDIDATES`.
+    """
+
+    def __init__(
+        self,
+        spec: Star3DSpec,
+        *,
+        shape: tuple[int, int, int],
+        padded: tuple[int, int, int],
+        prob_thresh: float,
+        nms_thresh: float,
+        threads: int,
+        max_candidates: int | None = None,
+    ) -> None:
+        self._prob_thresh = threshold("prob_thresh", prob_thresh)
+        self._nms_thresh = threshold("nms_thresh", nms_thresh)
+        self._spec, self._threads = spec, threads
+        self._max_candidates = MAX_CANDIDATES if max_candidates is None else max_candidates
+        self._groups: list[Candidates] = []
+        self._n = 0
+        # In samples, half open: the border rule holds on the padded map, then points outside the volume go.
+        self._begin = spec.border
+        self._end = [
+            min(full // g - spec.border, -(-side // g)) for side, full, g in zip(shape, padded, spec.grid, strict=True)
+        ]
+
+    def __len__(self) -> int:
+        """How many candidates there are."""
+        return self._n
+
+    def add(self, maps: NDArray[np.float32], *, origin: tuple[int, int, int], window: Window3D) -> None:
+        """Find the candidates of one tile and take them; parameters as in `candidates`."""
+        self.take(*self.candidates(maps, origin=origin, window=window))
+
+    def take(
+        self,
+        prob: NDArray[np.float32],
+        dist: NDArray[np.float32],
+        points: NDArray[np.int32],
+        class_prob: NDArray[np.float32] | None,
+    ) -> None:
+        """Take what `candidates` found, in this run or in an earlier one."""
+        if self._n + len(prob) > self._max_candidates:
+            raise self._too_many(kernels.ERROR_CAPACITY)
+        self._groups.append((prob, dist, points, class_prob))
+        self._n += len(prob)
+
+    def candidates(self, maps: NDArray[np.float32], *, origin: tuple[int, int, int], window: Window3D) -> Candidates:
+        """The candidates of one tile: probability, ray lengths, points and, with classes, their probabilities.
+
+        Parameters
+        ----------
+        maps : float32 (1 + n_rays + n_class_channels, z, y, x)
+            The network's output for the tile.
+        origin : (int, int, int)
+            The tile's first voxel (z, y, x) in the padded volume, a multiple of the grid.
+        window : six int
+            z_begin, z_end, y_begin, y_end, x_begin, x_end: which samples of `maps` count, half open.
+        """
+        spans: list[int] = []
+        for axis in range(3):
+            first = origin[axis] // self._spec.grid[axis]
+            begin, end = window[2 * axis], window[2 * axis + 1]
+            begin = min(max(begin, self._begin - first), end)
+            spans += [begin, max(begin, min(end, self._end[axis] - first))]
+        if len(maps) != self._spec.n_maps:
+            raise CellrtError(
+                f"expected {self._spec.n_maps} maps (probability, {self._spec.n_rays} rays, "
+                f"{self._spec.n_class_channels} class probabilities), got {len(maps)}; export the model again"
+            )
+        try:
+            return kernels.star_candidates_3d(
+                maps,
+                n_rays=self._spec.n_rays,
+                n_class_channels=self._spec.n_class_channels,
+                window=(spans[0], spans[1], spans[2], spans[3], spans[4], spans[5]),
+                prob_thresh=self._prob_thresh,
+                grid=self._spec.grid,
+                origin=origin,
+                max_candidates=self._max_candidates - self._n,
+                threads=self._threads,
+            )
+        except CapacityError as error:
+            raise self._too_many(error.status) from None
+        except DataError:
+            raise CellrtError(
+                "expected finite ray lengths from the network, got NaN, infinity or more than 2^20 voxels; check the "
+                "volume's contrast and normalisation"
+            ) from None
+
+    def finish(
+        self,
+        *,
+        out_shape: tuple[int, int, int],
+        scale: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        painting: Painting | None = None,
+    ) -> Instances:
+        """Suppress and paint.
+
+        Parameters
+        ----------
+        out_shape : (int, int, int)
+            The volume that the user gave, (z, y, x).
+        scale : (float, float, float)
+            Voxels of that volume per voxel of the one that the network saw.
+        painting : Painting, optional
+            Default: all voxels inside, those of several bodies to the most probable one.
+        """
+        prob, dist, points, class_prob = self.survivors()
+        bodies = polyhedra(self._spec, dist, scale=scale)
+        centres = points.astype(np.float64) * scale
+        labels = paint(
+            bodies, centres, painting or Painting(), origin=(0, 0, 0), shape=out_shape, threads=self._threads
+        )
+        classes = None if class_prob is None else class_prob.argmax(axis=1).astype(np.int32)
+        return Instances(labels, prob, centres.astype(np.float32), None, classes, class_prob, bodies)
+
+    def survivors(self) -> Candidates:
+        """The candidates that no stronger one suppresses, in descending order of probability."""
+        prob, dist, points, class_prob = self._all()
+        rays, faces = directions(self._spec)
+        try:
+            kept = kernels.star_nms_3d(
+                prob,
+                dist,
+                points,
+                rays,
+                faces,
+                nms_thresh=self._nms_thresh,
+                max_work=MAX_WORK_PER_CANDIDATE * max(self._n, 1024),
+                threads=self._threads,
+            )
+        except CapacityError as error:
+            raise CapacityError(
+                f"expected to suppress {self._n} candidates within {MAX_WORK_PER_CANDIDATE} steps each, got more with "
+                f"prob_thresh={self._prob_thresh:g} and nms_thresh={self._nms_thresh:g}; raise prob_thresh or lower "
+                "nms_thresh",
+                error.status,
+            ) from None
+        return prob[kept], dist[kept], points[kept], None if class_prob is None else class_prob[kept]
+
+    def _all(self) -> Candidates:
+        """All candidates as one group, in the order of their points: ties fall the same way for all tilings."""
+        groups, self._groups = self._groups, []
+        if not groups:
+            n_rays, n_classes = self._spec.n_rays, self._spec.n_class_channels
+            groups = [
+                (
+                    np.zeros(0, np.float32),
+                    np.zeros((0, n_rays), np.float32),
+                    np.zeros((0, 3), np.int32),
+                    np.zeros((0, n_classes), np.float32) if n_classes else None,
+                )
+            ]
+        if len(groups) == 1:
+            whole = groups[0]
+        else:
+            class_prob = [group[3] for group in groups if group[3] is not None]
+            points = np.concatenate([group[2] for group in groups])
+            order = np.lexsort(points.T[::-1])
+            whole = (
+                np.concatenate([group[0] for group in groups])[order],
+                np.concatenate([group[1] for group in groups])[order],
+                points[order],
+                np.concatenate(class_prob)[order] if class_prob else None,
+            )
+        self._groups = [whole]
+        return whole
+
+    def _too_many(self, status: int) -> CapacityError:
+        """The error of too many candidates."""
+        return CapacityError(
+            f"expected at most {self._max_candidates} candidates, got more with prob_thresh={self._prob_thresh:g}; "
+            "raise prob_thresh, or segment the volume in parts",
+            status,
+        )
+
+
+def directions(spec: Star3DSpec) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """The rays float32 (n_rays, 3), (z, y, x), and the faces int32 (n_faces, 3) between them."""
+    return np.array(spec.rays.vertices, np.float32), np.array(spec.rays.faces, np.int32)
+
+
+def polyhedra(spec: Star3DSpec, dist: NDArray[np.float32], *, scale: tuple[float, float, float]) -> Polyhedra:
+    """The bodies that have these ray lengths, (n, n_rays), in voxels of the user's volume; `scale` as in `finish`."""
+    rays, faces = directions(spec)
+    return Polyhedra(dist, (rays * scale).astype(np.float32), faces)
+
+
+def paint(
+    bodies: Polyhedra,
+    points: NDArray[np.float64],
+    painting: Painting,
+    *,
+    origin: tuple[int, int, int],
+    shape: tuple[int, int, int],
+    threads: int,
+) -> NDArray[np.int32]:
+    """The labels of bodies, given in descending order of probability, in a window of the volume.
+
+    Parameters
+    ----------
+    bodies : Polyhedra
+        The n bodies.
+    points : float64 (n, 3)
+        Where they are, (z, y, x) in voxels.
+    painting : Painting
+    origin, shape : (int, int, int)
+        The window's first voxel, and its sides.
+    threads : int
+        0: all usable cores.
+    """
+    return kernels.paint_polyhedra_3d(
+        bodies.dist,
+        points.astype(np.float32),
+        bodies.rays,
+        bodies.faces,
+        np.arange(len(bodies), dtype=np.int64),
+        origin=origin,
+        shape=shape,
+        mode=painting.mode,
+        overlap_label=painting.overlap_label,
+        threads=threads,
+    )
+
+
+def decode(
+    maps: NDArray[np.float32],
+    spec: Star3DSpec,
+    *,
+    shape: tuple[int, int, int],
+    prob_thresh: float | None = None,
+    nms_thresh: float | None = None,
+    painting: Painting | None = None,
+    threads: int = 0,
+) -> Instances:
+    """Instances of whole maps.
+
+    Parameters
+    ----------
+    maps : float32 (1 + n_rays + n_class_channels, Z / grid[0], Y / grid[1], X / grid[2])
+        The network's output for the padded volume.
+    spec : Star3DSpec
+    shape : (int, int, int)
+        The volume without padding, (z, y, x).
+    prob_thresh, nms_thresh : float, optional
+        Default: those of `spec`.
+    painting : Painting, optional
+        As of `Collector3D.finish`.
+    threads : int
+        0: all usable cores.
+    """
+    depth, height, width = maps.shape[1:]
+    grid_z, grid_y, grid_x = spec.grid
+    collector = Collector3D(
+        spec,
+        shape=shape,
+        padded=(depth * grid_z, height * grid_y, width * grid_x),
+        prob_thresh=spec.prob_thresh if prob_thresh is None else prob_thresh,
+        nms_thresh=spec.nms_thresh if nms_thresh is None else nms_thresh,
+        threads=threads,
+    )
+    collector.add(np.ascontiguousarray(maps), origin=(0, 0, 0), window=(0, depth, 0, height, 0, width))
+    return collector.finish(out_shape=shape, painting=painting)
