@@ -260,6 +260,47 @@ def clean_labels_2d(const int32_t[:, ::1] labels, int32_t max_label, int64_t min
     return status, n_labels
 
 
+def count_flow_follow_3d(const float[:, :, :, ::1] flow, const float[:, :, ::1] cellprob, float cellprob_thresh,
+                         int32_t n_threads):
+    cdef int32_t status
+    cdef int64_t n_voxels = 0
+    with nogil:
+        status = c.cellrt_flow_follow_3d(&flow[0, 0, 0, 0], &cellprob[0, 0, 0], cellprob.shape[0], cellprob.shape[1],
+                                         cellprob.shape[2], cellprob_thresh, 0, NULL, 0, n_threads, &n_voxels, NULL, NULL)
+    return status, n_voxels
+
+
+def flow_follow_3d(const float[:, :, :, ::1] flow, const float[:, :, ::1] cellprob, float cellprob_thresh, int32_t n_iter,
+                   int32_t n_threads, int64_t[::1] voxels, float[:, ::1] positions):
+    cdef int32_t status
+    cdef int64_t n_voxels = 0
+    with nogil:
+        status = c.cellrt_flow_follow_3d(&flow[0, 0, 0, 0], &cellprob[0, 0, 0], cellprob.shape[0], cellprob.shape[1],
+                                         cellprob.shape[2], cellprob_thresh, n_iter, NULL, voxels.shape[0], n_threads,
+                                         &n_voxels, &voxels[0], &positions[0, 0])
+    return status
+
+
+def flow_masks_3d(const int64_t[::1] voxels, const float[:, ::1] positions, double max_size_fraction,
+                  int32_t n_threads, int32_t[:, :, ::1] labels):
+    cdef int32_t status
+    cdef int32_t n_labels = 0
+    with nogil:
+        status = c.cellrt_flow_masks_3d(&voxels[0], &positions[0, 0], voxels.shape[0], labels.shape[0], labels.shape[1],
+                                        labels.shape[2], max_size_fraction, n_threads, &labels[0, 0, 0], &n_labels)
+    return status, n_labels
+
+
+def clean_labels_3d(const int32_t[:, :, ::1] labels, int32_t max_label, int64_t min_size, int32_t dynamics,
+                    int32_t n_threads, int32_t[:, :, ::1] cleaned):
+    cdef int32_t status
+    cdef int32_t n_labels = 0
+    with nogil:
+        status = c.cellrt_clean_labels_3d(&labels[0, 0, 0], labels.shape[0], labels.shape[1], labels.shape[2], max_label,
+                                          min_size, dynamics, n_threads, &cleaned[0, 0, 0], &n_labels)
+    return status, n_labels
+
+
 def label_outlines_2d(const int32_t[:, ::1] labels, int32_t n_threads, int64_t[::1] offsets, float[:, ::1] coords):
     cdef int32_t status
     cdef int32_t n_labels = <int32_t>(offsets.shape[0] - 1)

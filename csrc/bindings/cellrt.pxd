@@ -61,6 +61,16 @@ cdef extern from "cellrt.h" nogil:
         int32_t n_threads, float *dist)
     int32_t cellrt_object_probability_2d(
         const int32_t *labels, int64_t n_y, int64_t n_x, int32_t n_labels, int32_t n_threads, float *prob)
+    int32_t cellrt_flow_follow_3d(
+        const float *flow, const float *cellprob, int64_t n_z, int64_t n_y, int64_t n_x,
+        float cellprob_thresh, int32_t n_iter, const int32_t *cancel, int64_t capacity,
+        int32_t n_threads, int64_t *n_voxels, int64_t *voxels, float *positions)
+    int32_t cellrt_flow_masks_3d(
+        const int64_t *voxels, const float *positions, int64_t n, int64_t n_z, int64_t n_y, int64_t n_x,
+        double max_size_fraction, int32_t n_threads, int32_t *labels, int32_t *n_labels)
+    int32_t cellrt_clean_labels_3d(
+        const int32_t *labels, int64_t n_z, int64_t n_y, int64_t n_x, int32_t max_label,
+        int64_t min_size, int32_t dynamics, int32_t n_threads, int32_t *cleaned, int32_t *n_labels)
     int32_t cellrt_paint_polygons_2d(
         const float *coords, const int64_t *offsets, const int64_t *order, int64_t n, int64_t n_y,
         int64_t n_x, int32_t n_threads, int32_t *labels)

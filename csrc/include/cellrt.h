@@ -381,6 +381,54 @@ CELLRT_API int32_t cellrt_clean_labels_2d(const int32_t *labels, int64_t n_y, in
                                           int64_t min_size, int32_t dynamics, int32_t n_threads, int32_t *cleaned,
                                           int32_t *n_labels);
 
+/* ---- Cellpose, 3D -------------------------------------------------------------------------------------------- */
+
+/* Cellpose 3 and 4 follow flows and make masks of volumes in the same way; only cleaning differs, as in 2D. Each side of a
+ * volume is at most 2^20, n_z * n_y below 2^31. */
+
+/* Follow the flow from every voxel inside a cell: Euler steps of flow / 5, clamped to the volume. torch's grid_sample with
+ * align_corners=False in float32, on coordinates that were normalised for align_corners=True; zero beyond the volume. (An
+ * axis of one voxel, where the original divides by zero, is not moved along.)
+ *
+ * flow             3 * n_z * n_y * n_x floats: z, then y, then x component, 5 per voxel and step; it counts as 0 where
+ *                  cellprob does not exceed the threshold
+ * cellprob         n_z * n_y * n_x floats: a voxel is inside a cell where cellprob > cellprob_thresh; NaN is outside
+ * n_iter           steps, at least 0. A trajectory that provably repeats is not followed to its end
+ * cancel, capacity, n_voxels  as for cellrt_flow_follow_2d()
+ * voxels           capacity int64: (z * n_y + y) * n_x + x of each voxel inside a cell, ascending
+ * positions        capacity * 3 floats: z, y, x where it ends, in voxels
+ *
+ * NaN or infinity in the flow of a voxel inside a cell: CELLRT_ERROR_DATA. O(voxels * n_iter) time at most; scratch
+ * 16 bytes per voxel of a volume with a margin of 1, 8 bytes per row, and 0.2 MB per thread. */
+CELLRT_API int32_t cellrt_flow_follow_3d(const float *flow, const float *cellprob, int64_t n_z, int64_t n_y, int64_t n_x,
+                                         float cellprob_thresh, int32_t n_iter, const int32_t *cancel, int64_t capacity,
+                                         int32_t n_threads, int64_t *n_voxels, int64_t *voxels, float *positions);
+
+/* Masks from where the voxels ended: as cellrt_flow_masks_2d(), with peaks of 5 x 5 x 5 bins and windows of 11 x 11 x 11.
+ *
+ * voxels             n int64, ascending: (z * n_y + y) * n_x + x of each voxel
+ * positions          n * 3 floats: z, y, x where it ended; truncated to integers, then clamped to [-20, side - 1]
+ * max_size_fraction  a mask of more than this fraction of the volume is dropped
+ * labels             n_z * n_y * n_x int32, overwritten: 0, or the mask; numbered in order of first appearance
+ * n_labels           how many there are
+ *
+ * Positions that are not finite: CELLRT_ERROR_DATA. O(n + voxels + seeds log seeds) time. Scratch: 4 bytes per given voxel,
+ * 16 per seed (fewer than n / 10) and 1 MB; only where a position is at -1 or below also 4 bytes per voxel of the volume
+ * with a margin of 20; up to 16 bytes per voxel that ends in another thread's planes. More than 2^31 seeds:
+ * CELLRT_ERROR_CAPACITY. */
+CELLRT_API int32_t cellrt_flow_masks_3d(const int64_t *voxels, const float *positions, int64_t n, int64_t n_z, int64_t n_y,
+                                        int64_t n_x, double max_size_fraction, int32_t n_threads, int32_t *labels,
+                                        int32_t *n_labels);
+
+/* As cellrt_clean_labels_2d(), for volumes: what is filled are cavities, pieces of everything else that are connected by
+ * faces of voxels and do not touch the border of the volume. A ring in one plane has none.
+ *
+ * labels   n_z * n_y * n_x int32 in 0..max_label
+ * cleaned  n_z * n_y * n_x int32; may be the same array as labels */
+CELLRT_API int32_t cellrt_clean_labels_3d(const int32_t *labels, int64_t n_z, int64_t n_y, int64_t n_x, int32_t max_label,
+                                          int64_t min_size, int32_t dynamics, int32_t n_threads, int32_t *cleaned,
+                                          int32_t *n_labels);
+
 /* ---- Labels -------------------------------------------------------------------------------------------------- */
 
 /* Fill polygons into a label image. A pixel belongs to a polygon if its centre is inside by the even-odd rule or lies

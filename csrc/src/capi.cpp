@@ -8,9 +8,11 @@
 #include <new>
 #include <stdexcept>
 
-#include "clean_labels_2d.hpp"
+#include "clean_labels.hpp"
 #include "flow_follow_2d.hpp"
+#include "flow_follow_3d.hpp"
 #include "flow_masks_2d.hpp"
+#include "flow_masks_3d.hpp"
 #include "label_flows_2d.hpp"
 #include "label_outlines_2d.hpp"
 #include "label_overlaps.hpp"
@@ -150,6 +152,14 @@ std::int64_t checked_target_plane(std::int64_t n_y, std::int64_t n_x) {
     require_range(n_y, 0, largest_target_side);
     require_range(n_x, 0, largest_target_side);
     return checked_product({n_y, n_x});
+}
+
+// The number of voxels of a volume. Up to these sides float32 tells 16ths of voxels apart, and rows have numbers of 31 bits.
+std::int64_t checked_volume(std::int64_t n_z, std::int64_t n_y, std::int64_t n_x) {
+    constexpr std::int64_t largest_volume_side = std::int64_t{1} << 20;
+    for (const std::int64_t side : {n_z, n_y, n_x}) require_range(side, 0, largest_volume_side);
+    require(n_z * n_y <= INT32_MAX);
+    return checked_product({n_z, n_y, n_x});
 }
 
 // The last pixel coordinate of a row or column of samples must be one that cellrt_star_nms_2d() accepts.
@@ -516,6 +526,45 @@ std::int32_t cellrt_flow_masks_2d(const std::int64_t* pixels, const float* posit
     });
 }
 
+std::int32_t cellrt_flow_follow_3d(const float* flow, const float* cellprob, std::int64_t n_z, std::int64_t n_y,
+    std::int64_t n_x, float cellprob_thresh, std::int32_t n_iter, const std::int32_t* cancel, std::int64_t capacity,
+    std::int32_t n_threads, std::int64_t* n_voxels, std::int64_t* voxels, float* positions) {
+    return status_of([&] {
+        const std::int64_t n_volume = checked_volume(n_z, n_y, n_x);
+        checked_product({4, n_z + 2, n_y + 2, n_x + 2});
+        require_array(flow, n_volume);
+        require_array(cellprob, n_volume);
+        require(!std::isnan(cellprob_thresh));
+        require(n_iter >= 0);
+        require_range(capacity, 0, largest_count);
+        require_threads(n_threads);
+        require(n_voxels != nullptr);
+        require_array(voxels, capacity);
+        require_array(positions, capacity);
+        *n_voxels = cellrt::count_cell_pixels(cellprob, n_volume, cellprob_thresh, n_threads);
+        require(*n_voxels <= capacity, CELLRT_ERROR_CAPACITY);
+        cellrt::flow_follow_3d(flow, cellprob, n_z, n_y, n_x, cellprob_thresh, n_iter, cancel, *n_voxels, n_threads,
+                               voxels, positions);
+    });
+}
+
+std::int32_t cellrt_flow_masks_3d(const std::int64_t* voxels, const float* positions, std::int64_t n, std::int64_t n_z,
+    std::int64_t n_y, std::int64_t n_x, double max_size_fraction, std::int32_t n_threads, std::int32_t* labels,
+    std::int32_t* n_labels) {
+    return status_of([&] {
+        const std::int64_t n_volume = checked_volume(n_z, n_y, n_x);
+        require_range(n, 0, n_volume);
+        require_array(voxels, n);
+        require_array(positions, n);
+        for (std::int64_t i = 0; i < n; ++i) require(voxels[i] >= 0 && voxels[i] < n_volume && (i == 0 || voxels[i - 1] < voxels[i]));
+        require(max_size_fraction >= 0.0);
+        require_threads(n_threads);
+        require_array(labels, n_volume);
+        require(n_labels != nullptr);
+        *n_labels = cellrt::flow_masks_3d(voxels, positions, n, n_z, n_y, n_x, max_size_fraction, n_threads, labels);
+    });
+}
+
 std::int32_t cellrt_label_flows_2d(const std::int32_t* labels, std::int64_t n_y, std::int64_t n_x, std::int32_t n_labels,
     std::int32_t dynamics, std::int32_t n_iter, std::int32_t n_threads, float* flow) {
     return status_of([&] {
@@ -558,6 +607,21 @@ std::int32_t cellrt_clean_labels_2d(const std::int32_t* labels, std::int64_t n_y
         require_array(cleaned, n_plane);
         require(n_labels != nullptr);
         *n_labels = cellrt::clean_labels_2d(labels, n_y, n_x, max_label, min_size, dynamics, n_threads, cleaned);
+    });
+}
+
+std::int32_t cellrt_clean_labels_3d(const std::int32_t* labels, std::int64_t n_z, std::int64_t n_y, std::int64_t n_x,
+    std::int32_t max_label, std::int64_t min_size, std::int32_t dynamics, std::int32_t n_threads, std::int32_t* cleaned,
+    std::int32_t* n_labels) {
+    return status_of([&] {
+        const std::int64_t n_volume = checked_volume(n_z, n_y, n_x);
+        require_array(labels, n_volume);
+        require(max_label >= 0);
+        require_dynamics(dynamics);
+        require_threads(n_threads);
+        require_array(cleaned, n_volume);
+        require(n_labels != nullptr);
+        *n_labels = cellrt::clean_labels_3d(labels, n_z, n_y, n_x, max_label, min_size, dynamics, n_threads, cleaned);
     });
 }
 

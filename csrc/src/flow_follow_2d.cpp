@@ -20,6 +20,7 @@
 #include <memory>
 #include <vector>
 
+#include "flow_steps.hpp"
 #include "instruction_set.hpp"
 #include "parallel.hpp"
 #include "status.hpp"
@@ -33,9 +34,8 @@ namespace {
 
 constexpr std::int64_t tile_rows = 16;
 constexpr std::int64_t tile_columns = 64;
-constexpr std::int64_t batch_size = 1024;    // trajectories; a batch takes tiles until it holds as many
-constexpr std::int64_t lanes = 32;           // trajectories that advance side by side, to hide how long each step takes
-constexpr std::int32_t longest_round = 128;  // steps
+constexpr std::int64_t batch_size = 1024;  // trajectories; a batch takes tiles until it holds as many
+constexpr std::int64_t lanes = 32;         // trajectories that advance side by side, to hide how long each step takes
 
 struct Position {
     float y, x;
@@ -371,16 +371,6 @@ void advance(const Field& field, const Frame& frame, std::int32_t n_steps, std::
 
 // ---- All steps of many trajectories -------------------------------------------------------------------------------
 
-void poll(const std::int32_t* cancel) {
-    if (cancel && *static_cast<const volatile std::int32_t*>(cancel) != 0) throw Failure(CELLRT_ERROR_CANCELLED);
-}
-
-// Steps of the next round: few while many trajectories come to their ends, then more, so that longer circles are found.
-std::int32_t round_length(std::int32_t n_done) {
-    if (n_done == 0) return 24;
-    return std::clamp(n_done / 24 * 8, 8, longest_round);
-}
-
 // Trajectories that are followed together.
 class Batch {
 public:
@@ -446,42 +436,17 @@ struct Image {
     float cellprob_thresh;
 };
 
-// The largest float that is not above a count: some beyond 2^24 lie between two floats.
-float float_not_above(std::int64_t count) {
-    const auto nearest = static_cast<float>(count);
-    return static_cast<std::int64_t>(nearest) > count ? std::nextafter(nearest, 0.0F) : nearest;
-}
-
 Frame frame_v3(const Image& image) {
     const Position last{float_not_above(image.n_y - 1), float_not_above(image.n_x - 1)};
     return {{0, 0}, last, {1, 1}, {0, 0}, last};
 }
 
 Frame frame_v4(const Image& image) {
-    // An axis of one pixel has no length to divide by: its coordinate stays in the middle.
-    const auto step = [](std::int64_t n) {
-        return n > 1 ? static_cast<float>(2.0 / static_cast<double>(n - 1)) : 0.0F;
-    };
     return {{-1, -1},
             {1, 1},
-            {step(image.n_y), step(image.n_x)},
+            {unit_of_pixel(image.n_y), unit_of_pixel(image.n_x)},
             {float_not_above(image.n_y) / 2, float_not_above(image.n_x) / 2},
             {float_not_above(image.n_y - 1), float_not_above(image.n_x - 1)}};
-}
-
-// The coordinates of the pixels of an axis.
-std::vector<float> starts_v3(std::int64_t n) {
-    std::vector<float> starts(static_cast<std::size_t>(n));
-    for (std::size_t i = 0; i < starts.size(); ++i) starts[i] = float_not_above(static_cast<std::int64_t>(i));
-    return starts;
-}
-
-std::vector<float> starts_v4(std::int64_t n) {
-    if (n == 1) return {0.0F};
-    std::vector<float> starts = starts_v3(n);
-    const float last = starts.back();
-    for (float& start : starts) start = start / last * 2.0F - 1.0F;
-    return starts;
 }
 
 // Fills the field, counts the pixels inside cells of each row and refuses flows that are not finite there.
@@ -571,7 +536,7 @@ void flow_follow_2d(const float* flow, const float* cellprob, std::int64_t n_y, 
     for (std::size_t y = 1; y < row_begin.size(); ++y) row_begin[y] += row_begin[y - 1];
     require(row_begin.back() == n_inside, CELLRT_ERROR_INTERNAL);
 
-    const auto starts = is_v4 ? starts_v4 : starts_v3;
+    const auto starts = is_v4 ? starts_in_unit : starts_in_pixels;
     const auto follow_all = is_v4 ? follow<BilinearV4> : interpolate ? follow<BilinearV3> : follow<TruncatedV3>;
     follow_all(image, field, frame, starts(n_y), starts(n_x), row_begin, n_iter, cancel, n_threads, pixels, positions);
 }

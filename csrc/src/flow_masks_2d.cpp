@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "instruction_set.hpp"
+#include "mask_seeds.hpp"
 #include "parallel.hpp"
 #include "status.hpp"
 
@@ -25,9 +26,6 @@
 namespace cellrt {
 namespace {
 
-constexpr std::int64_t margin_of_histogram = 20;  // upstream's: positions further out are moved to its edge
-constexpr std::int32_t smallest_seed = 11;        // pixels that must end in a bin to make it a seed
-constexpr std::int32_t smallest_grown = 3;        // and in one that a seed grows into
 constexpr std::int64_t peak_radius = 2;           // a seed is the largest of 5 x 5 bins
 constexpr std::int64_t grown_radius = 5;          // steps of growth, and half the window that it stays in
 constexpr std::int64_t window_side = 2 * grown_radius + 1;
@@ -43,11 +41,6 @@ struct Histogram {
     std::int32_t at(std::int64_t y, std::int64_t x) const {
         return y >= 0 && y < n_y && x >= 0 && x < n_x ? counts[y * n_x + x] : 0;
     }
-};
-
-struct Seed {
-    std::int32_t count;
-    std::int64_t bin;
 };
 
 using Window = std::array<std::uint16_t, window_side>;  // a bit for each bin around a seed
@@ -219,47 +212,6 @@ std::vector<Seed> find_seeds(const Histogram& histogram, int n_threads) {
     return seeds;
 }
 
-const Seed* median_of(const Seed* a, const Seed* b, const Seed* c) {
-    if (a->count < b->count) return b->count < c->count ? b : a->count < c->count ? c : a;
-    return a->count < c->count ? a : b->count < c->count ? c : b;
-}
-
-// The partitions of introsort (Musser, 1997) down to pieces of 16.
-void split(Seed* begin, Seed* end, int depth) {
-    while (end - begin > 16 && depth-- > 0) {
-        std::iter_swap(begin, begin + (median_of(begin + 1, begin + (end - begin) / 2, end - 1) - begin));
-        const std::int32_t pivot = begin->count;
-        Seed* low = begin + 1;
-        Seed* high = end;
-        for (;; ++low) {
-            while (low->count < pivot) ++low;
-            do --high;
-            while (high->count > pivot);
-            if (low >= high) break;
-            std::iter_swap(low, high);
-        }
-        split(low, end, depth);
-        end = low;
-    }
-}
-
-// The order in which seeds are painted: by ascending count, a later one overwrites.
-//
-// Which of equal seeds comes later shows where they touch, and upstream leaves that to torch's argsort: for fewer than
-// 2^15 numbers the std::sort of GNU's C++ library, from there on a stable radix sort (torch 2.13 on a Linux CPU). That
-// std::sort is an introsort whose last step, insertion, is stable, so doing the same partitions before a stable sort
-// gives the same order, and does so everywhere. Where the partitions go too deep it changes over to a heap, which is
-// left out: it takes counts arranged against it.
-void sort_seeds(std::vector<Seed>& seeds) {
-    constexpr std::size_t fewest_of_radix_sort = 1 << 15;
-    if (seeds.size() > 1 && seeds.size() < fewest_of_radix_sort) {
-        int depth = 0;  // twice the logarithm, rounded down
-        for (std::size_t size = seeds.size(); size > 1; size /= 2) depth += 2;
-        split(seeds.data(), seeds.data() + seeds.size(), depth);
-    }
-    std::stable_sort(seeds.begin(), seeds.end(), [](const Seed& a, const Seed& b) { return a.count < b.count; });
-}
-
 // The bins around a seed that hold enough to grow into.
 Window occupied_bins(const Histogram& histogram, std::int64_t y_begin, std::int64_t x_begin) {
     Window occupied{};
@@ -315,31 +267,6 @@ void paint_seeds(const Histogram& histogram, const std::vector<Seed>& seeds, int
     }
 }
 
-// The labels of masks in the order in which they appear, 0 for those of more than `most_pixels`. masks: n numbers of
-// masks, 0 for none, in the order of the pixels.
-std::int32_t number_masks(const std::vector<std::int32_t>& masks, std::size_t n_masks, double most_pixels,
-                          std::vector<std::int32_t>& label_of_mask) {
-    std::vector<std::int64_t> areas(n_masks + 1);
-    std::vector<std::int32_t> order;
-    for (std::size_t begin = 0; begin < masks.size();) {
-        const std::int32_t mask = masks[begin];
-        std::size_t end = begin;
-        do ++end;
-        while (end < masks.size() && masks[end] == mask);
-        std::int64_t& area = areas[static_cast<std::size_t>(mask)];
-        if (area == 0 && mask != 0) order.push_back(mask);
-        area += static_cast<std::int64_t>(end - begin);
-        begin = end;
-    }
-    std::int32_t n_labels = 0;
-    label_of_mask.assign(n_masks + 1, 0);
-    for (const std::int32_t mask : order) {
-        const auto index = static_cast<std::size_t>(mask);
-        if (static_cast<double>(areas[index]) <= most_pixels) label_of_mask[index] = ++n_labels;
-    }
-    return n_labels;
-}
-
 }  // namespace
 
 std::int32_t flow_masks_2d(const std::int64_t* pixels, const float* positions, std::int64_t n, std::int64_t n_y,
@@ -375,22 +302,7 @@ std::int32_t flow_masks_2d(const std::int64_t* pixels, const float* positions, s
                      });
     });
 
-    std::vector<std::int32_t> label_of_mask;
-    const double most_pixels = static_cast<double>(n_y * n_x) * max_size_fraction;
-    const std::int32_t n_labels = number_masks(masks, seeds.size(), most_pixels, label_of_mask);
-
-    // The histogram is overwritten. Each piece writes its pixels and what lies before them, the last also the rest.
-    parallel_for(n, pixels_per_grain, n_threads, [&](std::int64_t begin, std::int64_t end) {
-        std::int64_t next = begin == 0 ? 0 : pixels[begin - 1] + 1;
-        for (std::int64_t i = begin; i < end; ++i) {
-            const std::int64_t pixel = pixels[i];
-            if (next < pixel) std::fill(labels + next, labels + pixel, 0);
-            labels[pixel] = label_of_mask[static_cast<std::size_t>(masks[static_cast<std::size_t>(i)])];
-            next = pixel + 1;
-        }
-        if (end == n) std::fill(labels + next, labels + n_y * n_x, 0);
-    });
-    return n_labels;
+    return write_masks(masks, seeds.size(), pixels, n_y * n_x, max_size_fraction, n_threads, labels);
 }
 
 }  // namespace cellrt

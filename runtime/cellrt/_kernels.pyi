@@ -154,6 +154,33 @@ def clean_labels_2d(
     n_threads: int,
     cleaned: NDArray[np.int32],
 ) -> tuple[int, int]: ...
+def count_flow_follow_3d(
+    flow: NDArray[np.float32], cellprob: NDArray[np.float32], cellprob_thresh: float, n_threads: int
+) -> tuple[int, int]: ...
+def flow_follow_3d(
+    flow: NDArray[np.float32],
+    cellprob: NDArray[np.float32],
+    cellprob_thresh: float,
+    n_iter: int,
+    n_threads: int,
+    voxels: NDArray[np.int64],
+    positions: NDArray[np.float32],
+) -> int: ...
+def flow_masks_3d(
+    voxels: NDArray[np.int64],
+    positions: NDArray[np.float32],
+    max_size_fraction: float,
+    n_threads: int,
+    labels: NDArray[np.int32],
+) -> tuple[int, int]: ...
+def clean_labels_3d(
+    labels: NDArray[np.int32],
+    max_label: int,
+    min_size: int,
+    dynamics: int,
+    n_threads: int,
+    cleaned: NDArray[np.int32],
+) -> tuple[int, int]: ...
 def label_outlines_2d(
     labels: NDArray[np.int32], n_threads: int, offsets: NDArray[np.int64], coords: NDArray[np.float32]
 ) -> int: ...

@@ -16,17 +16,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cellrt import kernels
+from cellrt import flow_volume
 from cellrt.errors import CellrtError, ImageError, ModelError
-from cellrt.heads import flow
-from cellrt.image import as_image, cellpose_channels, cellpose_numbers
+from cellrt.heads import flow, flow_3d
+from cellrt.heads.flow_3d import Smoothing
+from cellrt.image import as_image, as_volume, cellpose_channels, cellpose_numbers
 from cellrt.instances import Instances
 from cellrt.manifest import FLOW_TILES, FlowSpec, Manifest, Normalize99Spec, pair
 from cellrt.memory import MemoryLimit
 from cellrt.model import Model
 from cellrt.normalize99 import normalize99
+from cellrt.planes import checked_threshold
 from cellrt.pool import Found, Job, Work, complete
-from cellrt.resize import require_size
+from cellrt.resize import require_size, resize_linear, resize_linear_volume
 from cellrt.session import Session
 from cellrt.stream import Route
 from cellrt.tile import cellpose_padding, halving, largest, overlapping
@@ -50,13 +52,15 @@ class FlowMaps:
 
     Attributes
     ----------
-    maps : float32 (3, y, x)
+    maps : float32 (3, y, x), (3, Z, y, x) or (4, z, y, x)
         Flow along y and x (5 per pixel and step) and the logit of being inside a cell; of the image's shape, or with
-        ``resample=False`` of the shape that the network saw.
-    shape : (int, int)
-        The image's sides (Y, X).
-    style : float32 (n,) or None
-        The image's style vector, of length 1; None if the network has none.
+        ``resample=False`` of the shape that the network saw. Of a stack, that of each plane; of a volume with
+        ``do_3D=True`` flow along z, y and x and logit, sums over the passes.
+    shape : (int, int) or (int, int, int)
+        The image's sides (Y, X) or (Z, Y, X).
+    style : float32 (n,), (n_planes, n) or None
+        The image's style vector, of length 1; None if the network has none. Of a stack, that of each plane; of a volume
+        with ``do_3D=True`` that of each plane along x, the last ones that the network saw.
     diameter : float
         Of the objects, in pixels of the image: as given or estimated.
     steps : int
@@ -64,24 +68,26 @@ class FlowMaps:
     """
 
     maps: NDArray[np.float32] = field(repr=False)
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     style: NDArray[np.float32] | None = field(repr=False)
     diameter: float
     steps: int
 
     @property
     def flow(self) -> NDArray[np.float32]:
-        """The flow, float32 (2, y, x): along y, along x."""
-        return self.maps[:2]
+        """The flow, float32 (2, y, x): along y, along x; of a volume (3, z, y, x)."""
+        return self.maps[:-1]
 
     @property
     def cellprob(self) -> NDArray[np.float32]:
-        """The logit of being inside a cell, float32 (y, x)."""
-        cellprob: NDArray[np.float32] = self.maps[2]
+        """The logit of being inside a cell, float32 (y, x) or (z, y, x)."""
+        cellprob: NDArray[np.float32] = self.maps[-1]
         return cellprob
 
 
-_NOTHING = FlowMaps(np.full((3, 1, 1), -1, np.float32), (1, 1), None, 1.0, 1)
+def _nothing(*shape: int) -> FlowMaps:
+    """Maps of that shape without any cell: to check options with."""
+    return FlowMaps(np.full(shape, -1, np.float32), shape[1:], None, 1.0, 1)
 
 
 class FlowModel(Model):
@@ -131,25 +137,35 @@ class FlowModel(Model):
         tiles: Tiles | None = None,
         tile_overlap: float = _OVERLAP,
         batch_size: int = 4,
+        do_3D: bool = False,
+        stitch_threshold: float | None = None,
+        anisotropy: float | None = None,
+        flow3D_smooth: Smoothing = 0,
     ) -> Instances:
-        """Find the objects of one image.
+        """Find the objects of one image, or of a volume.
 
         The cells are those of Cellpose 3.1's or 4.2's `eval` with the same options, whichever the model came from.
 
+        Memory for a volume of V voxels of which the network sees V' (as resized), beside the network's: with
+        ``do_3D=True`` at most 4 (V + V') bytes per channel, 16 V' and 48 V; with `stitch_threshold` 4 V per channel,
+        12 (V + V') and 16 V. Planes are padded and cut into tiles as the network comes to them.
+
         Parameters
         ----------
-        image : array (Y, X), (Y, X, C) or (C, Y, X)
+        image : array (Y, X), (Y, X, C) or (C, Y, X); for volumes (Z, Y, X) or four axes
             Any integer or floating dtype, any strides; not written to.
         axes : str, optional
-            A letter per axis out of T, Z, C, Y, X. Default: the shorter of the last and the first axis of three is C.
+            A letter per axis out of T, Z, C, Y, X. Default: the shorter of the last and the first axis of three is C;
+            volumes are ZYX, and of four axes the shortest of the last, the first and the second is C.
         channels : sequence of int, optional
             By Cellpose's numbers, from 1. Models of Cellpose 1 to 3 take two: the channel to segment (0: the mean of
             all) and the one of nuclei (0: none). Models of Cellpose 4 take up to three. Default: the first ones.
         diameter : float, optional
             Of the objects, in pixels. Default: estimated by the model's size model where it has one (two more runs of
-            the network), else that of the objects it was trained on.
+            the network), else that of the objects it was trained on. In volumes it is not estimated.
         normalize : "model", (low, high), Normalize99Spec or None
-            Percentiles that become 0 and 1, or all of Cellpose's options. None: the image is normalised already.
+            Percentiles that become 0 and 1, or all of Cellpose's options; of a volume as a whole. None: the image is
+            normalised already.
         invert : bool, optional
             For dark cells on a bright ground. Default: as `normalize` says.
         flow_threshold, cellprob_threshold, min_size, max_size_fraction, interpolate
@@ -168,19 +184,31 @@ class FlowModel(Model):
         tile_overlap : float
             Share of a tile that neighbours have in common, 0.05 to 0.5.
         batch_size : int
-            Tiles that the network runs on at once: more need more memory.
+            Tiles that the network runs on at once: more need more memory. Those of all planes of a volume are pooled.
+        do_3D : bool
+            Follow flows through a volume: the network sees the planes along z, y and x. `flow_threshold` has no effect.
+        stitch_threshold : float, optional
+            Segment the planes of a volume one by one, and join objects of neighbouring planes whose intersection over
+            union is at least this, above 0: see `cellrt.planes.stitch`. `min_size` counts for the objects joined.
+        anisotropy : float, optional
+            With `do_3D`: the distance of planes over that of pixels; the volume is resized by it along z.
+        flow3D_smooth : float or three of them
+            With `do_3D`: smooth the flow by a Gaussian of this standard deviation, in voxels (of z, y and x).
 
         Returns
         -------
         Instances
+            Of a volume without outlines.
 
         Raises
         ------
         ImageError
-            If the image has the wrong rank, lacks a channel, has no pixels, NaN or infinite values.
+            If the image has the wrong rank, lacks a channel, has no pixels, NaN or infinite values; if a volume has one
+            plane with ``do_3D=True``.
         CellrtError
-            If an option is out of range.
+            If an option is out of range, or does not go with others.
         """
+        _check_volume_options(do_3D, stitch_threshold, flow3D_smooth)
         maps = self.predict(
             image,
             axes=axes,
@@ -193,6 +221,9 @@ class FlowModel(Model):
             tiles=tiles,
             tile_overlap=tile_overlap,
             batch_size=batch_size,
+            do_3D=do_3D,
+            stack=stitch_threshold is not None,
+            anisotropy=anisotropy,
         )
         return self.decode(
             maps,
@@ -202,6 +233,8 @@ class FlowModel(Model):
             min_size=min_size,
             max_size_fraction=max_size_fraction,
             interpolate=interpolate,
+            stitch_threshold=stitch_threshold,
+            flow3D_smooth=flow3D_smooth,
         )
 
     def segment_large(
@@ -303,7 +336,7 @@ class FlowModel(Model):
             "max_size_fraction": max_size_fraction,
             "interpolate": interpolate,
         }
-        self._decode(_NOTHING, threads=1, **decoding)  # it checks them
+        self._decode(_nothing(3, 1, 1), threads=1, **decoding)  # it checks them
         rescale = self._rescale(known)
         halo = max(64, math.ceil(3 * known)) if halo is None else _pixels("halo", halo)
         most = max(int(TILE_PIXELS / max(1.0, float(rescale) ** 2)), (4 * halo) ** 2)
@@ -348,12 +381,27 @@ class FlowModel(Model):
         tiles: Tiles | None = None,
         tile_overlap: float = _OVERLAP,
         batch_size: int = 4,
+        do_3D: bool = False,
+        stack: bool = False,
+        anisotropy: float | None = None,
     ) -> FlowMaps:
-        """Run the network on one image; parameters and errors as in `segment`."""
+        """Run the network on one image; parameters and errors as in `segment`.
+
+        With ``stack=True`` the image is a volume whose planes are looked at one by one.
+        """
         option = self._option(
-            diameter, tiles, tile_overlap, batch_size, resample=resample, augment=augment, threads=self._threads
+            diameter,
+            tiles,
+            tile_overlap,
+            batch_size,
+            resample=resample,
+            augment=augment,
+            threads=self._threads,
+            do_3D=do_3D,
+            stack=stack,
+            anisotropy=anisotropy,
         )
-        pixels = as_image(image, axes, None, n_channels=None)
+        pixels = (as_volume if option.is_volume else as_image)(image, axes, None, n_channels=None)
         ready = self._ready(pixels, self._numbers(channels), self._normalization(normalize, invert), self._threads)
         maps = complete(self._work(ready, option, lambda maps: Found(None, maps)), self._network).maps
         assert isinstance(maps, FlowMaps)
@@ -378,9 +426,25 @@ class FlowModel(Model):
         tiles: Tiles | None = None,
         tile_overlap: float = _OVERLAP,
         batch_size: int = 4,
+        do_3D: bool = False,
+        stitch_threshold: float | None = None,
+        anisotropy: float | None = None,
+        flow3D_smooth: Smoothing = 0,
     ) -> Route:
         """How the images of a stream go; the options of `segment`."""
-        option = self._option(diameter, tiles, tile_overlap, batch_size, resample=resample, augment=augment, threads=1)
+        _check_volume_options(do_3D, stitch_threshold, flow3D_smooth)
+        option = self._option(
+            diameter,
+            tiles,
+            tile_overlap,
+            batch_size,
+            resample=resample,
+            augment=augment,
+            threads=1,
+            do_3D=do_3D,
+            stack=stitch_threshold is not None,
+            anisotropy=anisotropy,
+        )
         spec, numbers = self._normalization(normalize, invert), self._numbers(channels)
         decoding: dict[str, Any] = {
             "flow_threshold": flow_threshold,
@@ -389,15 +453,18 @@ class FlowModel(Model):
             "min_size": min_size,
             "max_size_fraction": max_size_fraction,
             "interpolate": interpolate,
+            "stitch_threshold": stitch_threshold,
+            "flow3D_smooth": flow3D_smooth,
         }
-        self._decode(_NOTHING, threads=1, **decoding)  # it checks them
+        sides = (4, 1, 1, 1) if do_3D else (3, 1, 1, 1) if option.is_volume else (3, 1, 1)
+        self._decode(_nothing(*sides), threads=1, **decoding)  # it checks them
 
         def found(maps: FlowMaps) -> Found:
             return Found(self._decode(maps, threads=1, **decoding), maps)
 
         return Route(
             axes,
-            partial(as_image, channels=None, n_channels=None),
+            partial(as_volume if option.is_volume else as_image, channels=None, n_channels=None),
             lambda pixels: self._work(self._ready(pixels, numbers, spec, threads=1), option, found),
         )
 
@@ -411,6 +478,8 @@ class FlowModel(Model):
         min_size: int | None = None,
         max_size_fraction: float = flow.MAX_SIZE_FRACTION,
         interpolate: bool = True,
+        stitch_threshold: float | None = None,
+        flow3D_smooth: Smoothing = 0,
     ) -> Instances:
         """Make instances of what `predict` gave, without running the network again.
 
@@ -429,7 +498,11 @@ class FlowModel(Model):
         max_size_fraction : float
             An object of more than this share of the image is dropped.
         interpolate : bool
-            Follow the flow between pixels. False (Cellpose 1 to 3 only): in steps from pixel to pixel.
+            Follow the flow between pixels. False (Cellpose 1 to 3 only, no `do_3D`): in steps from pixel to pixel.
+        stitch_threshold : float, optional
+            As in `segment`; for maps of a stack, and only for those.
+        flow3D_smooth : float or three of them
+            As in `segment`; for maps of ``do_3D=True``.
         """
         return self._decode(
             maps,
@@ -439,13 +512,40 @@ class FlowModel(Model):
             min_size=min_size,
             max_size_fraction=max_size_fraction,
             interpolate=interpolate,
+            stitch_threshold=stitch_threshold,
+            flow3D_smooth=flow3D_smooth,
             threads=self._threads,
         )
 
-    def _decode(self, maps: FlowMaps, *, niter: int | None, threads: int, **options: Any) -> Instances:
+    def _decode(
+        self,
+        maps: FlowMaps,
+        *,
+        niter: int | None,
+        stitch_threshold: float | None = None,
+        flow3D_smooth: Smoothing = 0,
+        threads: int,
+        **options: Any,
+    ) -> Instances:
         """Instances of maps; the options of `decode`."""
-        steps = niter or maps.steps
-        return flow.decode(maps.maps, self.head, steps=steps, out_shape=maps.shape, threads=threads, **options)
+        usual: dict[str, Any] = {"steps": niter or maps.steps, "out_shape": maps.shape, "threads": threads}
+        is_3d, is_stack = len(maps.maps) == 4, maps.maps.ndim == 4 and len(maps.maps) == 3
+        if is_stack != (stitch_threshold is not None):
+            wanted = "a stitch_threshold with maps of a stack" if is_stack else "no stitch_threshold with these maps"
+            raise CellrtError(f"expected {wanted}, got {stitch_threshold}; give the options that predict had")
+        if not is_3d and any(flow_3d.checked_smoothing(flow3D_smooth)):
+            raise CellrtError(f"expected flow3D_smooth with do_3D=True only, got {flow3D_smooth!r}; leave it out")
+        if stitch_threshold is not None:
+            return flow_volume.decode_planes(
+                maps.maps, self.head, stitch_threshold=stitch_threshold, **usual, **options
+            )
+        if not is_3d:
+            return flow.decode(maps.maps, self.head, **usual, **options)
+        if options.pop("interpolate") is not True:
+            raise CellrtError("expected interpolate=True with do_3D=True, got False; leave it out")
+        threshold = options.pop("flow_threshold")  # of no effect here, but no nonsense either
+        flow.number("flow_threshold", 0 if threshold is None else threshold, 0)
+        return flow_3d.decode(maps.maps, self.head, flow_smooth=flow3D_smooth, **usual, **options)
 
     def estimate_diameter(
         self,
@@ -540,8 +640,15 @@ class FlowModel(Model):
         resample: bool | None,
         augment: bool,
         threads: int,
+        do_3D: bool = False,
+        stack: bool = False,
+        anisotropy: float | None = None,
     ) -> _Run:
         """Options of `predict`, checked."""
+        if do_3D and stack:
+            raise CellrtError("expected do_3D=True or stack=True, got both; choose one")
+        if anisotropy is not None and not do_3D:
+            raise CellrtError(f"expected anisotropy with do_3D=True only, got {anisotropy!r}; leave it out")
         usual = "upstream" if augment else self.head.tiles
         run = _Run(
             diameter=None if diameter is None else _positive(diameter),
@@ -551,6 +658,9 @@ class FlowModel(Model):
             overlap=overlap,
             batch_size=batch_size,
             threads=threads,
+            do_3D=bool(do_3D),
+            stack=bool(stack),
+            anisotropy=flow_volume.checked_anisotropy(anisotropy),
         )
         self._check(run)
         return run
@@ -562,7 +672,7 @@ class FlowModel(Model):
     def _ready(
         self, image: NDArray[Any], channels: tuple[int, ...] | None, spec: Normalize99Spec | None, threads: int
     ) -> NDArray[np.float32]:
-        """The channels that the network gets of an image (C, Y, X), normalised; float32 (C, Y, X)."""
+        """The channels that the network gets of an image (C, Y, X) or volume, normalised; float32, of as many axes."""
         pixels = cellpose_channels(image, channels, n_channels=self.manifest.input.n_channels, pair=self._pair)
         if spec is not None:
             return normalize99(pixels, spec, threads=threads)
@@ -593,8 +703,10 @@ class FlowModel(Model):
                 ) from None
         return spec if invert is None else replace(spec, invert=bool(invert))
 
-    def _work(self, image: NDArray[np.float32], run: _Run, then: Callable[[FlowMaps], Found]) -> Job:
+    def _work(self, image: NDArray[np.float32], run: _Run, then: Callable[[FlowMaps], Found]) -> Work:
         """A normalised image on its way to its maps, by way of its diameter if that is to be estimated."""
+        if run.is_volume:
+            return self._volume_work(image, run, then)
 
         def known(diameter: float, rescale: np.floating[Any]) -> Job:
             return self._job(image, rescale, diameter, run, lambda job: then(self._maps(job, run)))
@@ -605,6 +717,49 @@ class FlowModel(Model):
             return self._sized(image, plain, lambda estimate, _: known(estimate, np.float64(diam_mean / estimate)))
         diameter = self.head.diam_labels if run.diameter is None else run.diameter
         return known(diameter, self._rescale(diameter))
+
+    def _volume_work(self, volume: NDArray[np.float32], run: _Run, then: Callable[[FlowMaps], Found]) -> Work:
+        """A normalised volume (C, Z, Y, X) on its way to its maps."""
+        diameter = self.head.diam_labels if run.diameter is None else run.diameter
+        rescale = self._rescale(diameter)
+        precision = type(rescale)
+        depth, height, width = shape = (volume.shape[1], volume.shape[2], volume.shape[3])
+        has_style = self.head.n_style > 0
+        sides = (int(precision(height) * rescale), int(precision(width) * rescale)) if rescale != 1 else shape[1:]
+
+        def of(maps: NDArray[np.float32], style: NDArray[np.float32] | None) -> Found:
+            return then(FlowMaps(maps, shape, style, diameter, self._steps(rescale, run)))
+
+        def of_planes(maps: NDArray[np.float32], style: NDArray[np.float32] | None) -> Found:
+            if run.resample and rescale != 1:
+                small, maps = maps, np.empty((len(maps), *shape), np.float32)
+                for z in range(depth):
+                    plane = np.ascontiguousarray(small[:, z])
+                    maps[:, z] = resize_linear(plane, (height, width), threads=run.threads)
+            return of(maps, style)
+
+        def of_passes(maps: NDArray[np.float32], style: NDArray[np.float32] | None) -> Found:
+            return of(resize_linear_volume(maps, shape, threads=run.threads) if run.resample else maps, style)
+
+        def begin(plane: NDArray[np.float32], rescale: np.floating[Any]) -> Job:
+            return self._job(plane, rescale, diameter, run, lambda _: Found(None), beside=beside)
+
+        if run.stack:
+            n_voxels, n_seen = volume[0].size, depth * math.prod(sides)
+            beside = volume.nbytes + 12 * (n_voxels + n_seen) + 16 * n_voxels
+            return flow_volume.plane_by_plane(volume, partial(begin, rescale=rescale), of_planes, has_style=has_style)
+        if depth == 1:
+            raise ImageError(
+                f"expected a volume of several planes with do_3D=True, got shape {shape}; segment the plane as an image"
+            )
+        scaled_shape = (int(precision(depth * run.anisotropy) * rescale), *sides)
+        if scaled_shape != shape:
+            why = f"diameter {diameter:.4g} for a network of {self.head.diam_mean:.4g}, anisotropy {run.anisotropy:g}"
+            require_size(scaled_shape, shape, why)
+        scaled = resize_linear_volume(volume, scaled_shape, threads=run.threads)
+        beside = volume.nbytes + scaled.nbytes + 16 * scaled[0].size + 48 * volume[0].size
+        unscaled = partial(begin, rescale=precision(1))
+        return flow_volume.orthogonal(scaled, unscaled, of_passes, has_style=has_style)
 
     def _sized(self, image: NDArray[np.float32], run: _Run, then: Callable[[float, float], Work | Found]) -> Job:
         """A normalised image on its way to the estimate of its diameter and what its style alone says of it."""
@@ -656,14 +811,16 @@ class FlowModel(Model):
         diameter: float,
         run: _Run,
         then: Callable[[Job], Work | Found],
+        *,
+        beside: int = 0,
     ) -> Job:
-        """An image resized, padded and cut into tiles."""
+        """An image resized, padded and cut into tiles; `beside` are bytes that are needed beside it."""
         precision = type(rescale)
         shape, scaled = (image.shape[1], image.shape[2]), image
         if rescale != 1:
             size = (int(precision(shape[0]) * rescale), int(precision(shape[1]) * rescale))
             require_size(size, shape, f"diameter {diameter:.4g} for a network of {self.head.diam_mean:.4g}")
-            scaled = _resized(image, size, run.threads)
+            scaled = resize_linear(image, size, threads=run.threads)
         side = self.head.tile
         smallest = side if self.head.fixed_tile else 0
         pads = [cellpose_padding(length, smallest=smallest) for length in scaled.shape[1:]]
@@ -672,7 +829,7 @@ class FlowModel(Model):
             pads = [(before, after + max(0, side - total)) for (before, after), total in zip(pads, sums, strict=True)]
         padded = np.pad(scaled, [(0, self.manifest.input.n_channels - len(scaled)), *pads])
         sides = (padded.shape[1], padded.shape[2])
-        needed = _needed(image, padded)
+        needed = _needed(image, padded) + beside
         max_pixels = MAX_TILE_PIXELS
         if self._memory is not None:
             max_pixels = self._memory.tile_pixels(needed, least=side * side, most=max_pixels)
@@ -707,16 +864,19 @@ class FlowModel(Model):
         maps = job.maps()
         shape = (job.image.shape[1], job.image.shape[2])
         if run.resample and job.rescale != 1:
-            maps = _resized(maps, shape, run.threads)
-        steps = flow.STEPS
-        if run.resample:
-            precision = type(job.rescale)
-            # 1 / rescale * 200 and 200 / rescale are not the same number
-            v3 = self.head.dynamics == "v3"
-            one, many = precision(1), precision(flow.STEPS)
-            steps = int(one / job.rescale * many if v3 else many / job.rescale)
+            maps = resize_linear(maps, shape, threads=run.threads)
         style = job.style() if self.head.n_style else None
-        return FlowMaps(maps, shape, style, job.diameter, min(steps, flow.MAX_STEPS))
+        return FlowMaps(maps, shape, style, job.diameter, self._steps(job.rescale, run))
+
+    def _steps(self, rescale: np.floating[Any], run: _Run) -> int:
+        """Steps of the integration: more where objects are larger than the network knows, and their flow too."""
+        if not run.resample:
+            return flow.STEPS
+        precision = type(rescale)
+        # 1 / rescale * 200 and 200 / rescale are not the same number
+        one, many = precision(1), precision(flow.STEPS)
+        steps = int(one / rescale * many if self.head.dynamics == "v3" else many / rescale)
+        return min(steps, flow.MAX_STEPS)
 
 
 @dataclass(frozen=True)
@@ -730,12 +890,26 @@ class _Run:
     overlap: float
     batch_size: int
     threads: int
+    do_3D: bool
+    stack: bool
+    anisotropy: float
+
+    @property
+    def is_volume(self) -> bool:
+        """Whether the image has an axis z."""
+        return self.do_3D or self.stack
 
 
-def _resized(planes: NDArray[np.float32], shape: tuple[int, int], threads: int) -> NDArray[np.float32]:
-    """Planes (C, Y, X) at another shape, by the routine that OpenCV has for as many channels."""
-    single_precision = len(planes) not in (1, 3, 4) or 1 in planes.shape[1:]
-    return kernels.resize_linear(planes, out_shape=shape, single_precision=single_precision, threads=threads)
+def _check_volume_options(do_3D: Any, stitch_threshold: Any, flow3D_smooth: Smoothing) -> None:
+    """Refuse options of volumes that do not go together."""
+    if not isinstance(do_3D, (bool, np.bool_)):
+        raise CellrtError(f"expected do_3D to be True or False, got {do_3D!r}")
+    if stitch_threshold is not None:
+        checked_threshold(stitch_threshold)
+        if do_3D:
+            raise CellrtError("expected do_3D=True or a stitch_threshold, got both; choose one")
+    if any(flow_3d.checked_smoothing(flow3D_smooth)) and not do_3D:
+        raise CellrtError(f"expected flow3D_smooth with do_3D=True only, got {flow3D_smooth!r}; leave it out")
 
 
 def _needed(image: NDArray[np.float32], padded: NDArray[np.float32]) -> int:

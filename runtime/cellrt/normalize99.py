@@ -1,12 +1,14 @@
 """Cellpose's normalisation: grey values become numbers between 0 and 1, channel by channel.
 
 Grey values that are given; or else smoothing and sharpening, then percentiles of the channel or of its blocks; at last
-inversion. Knows nothing of networks and tiles. What it computes is `transforms.normalize_img` of Cellpose 3.1 and 4.2
-as `eval` calls it for one image, from numpy alone.
+inversion. A stack is normalised as a whole. Knows nothing of networks and tiles. What it computes is
+`transforms.normalize_img` of Cellpose 3.1 and 4.2 as `eval` calls it for one image or, with `norm3D`, one stack, from
+numpy alone.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,15 +22,16 @@ from cellrt.manifest import Normalize99Spec
 
 _CONTRAST = np.float32(1e-3)  # grey values between the percentiles; with less, there is nothing to normalise by
 _SIDE = 224  # pixels: an image of more than the cube of it is sampled for its percentiles, every (side // 224)-th pixel
+_PLANES = 50  # and every (planes // 50)-th plane of a stack
 _BLOCKS_PER_SIDE = 1.2  # blocks of percentiles, times their side, over the side of the image: a tenth overlap each
 
 
 def normalize99(pixels: NDArray[Any], spec: Normalize99Spec, *, threads: int) -> NDArray[np.float32]:
-    """Normalise an image as Cellpose does.
+    """Normalise an image or a stack as Cellpose does.
 
     Parameters
     ----------
-    pixels : array (C, Y, X)
+    pixels : array (C, Y, X) or (C, Z, Y, X)
         Any integer or floating dtype, any strides; read as float32. Not written to.
     spec : Normalize99Spec
         What to do, and by the rules of which version: in v3 a constant channel stays as it is, and inversion does
@@ -38,7 +41,7 @@ def normalize99(pixels: NDArray[Any], spec: Normalize99Spec, *, threads: int) ->
 
     Returns
     -------
-    float32 (C, Y, X)
+    float32, the shape of `pixels`
 
     Raises
     ------
@@ -53,14 +56,14 @@ def normalize99(pixels: NDArray[Any], spec: Normalize99Spec, *, threads: int) ->
                 "expected finite pixels, got NaN or infinity; replace them first, for example with numpy.nan_to_num"
             )
         if spec.lowhigh is not None:
-            return scaled99(image, None, spec, threads=threads)
+            return _scaled(image, None, spec, threads)
         if spec.smooth_radius > 0 or spec.sharpen_radius > 0:
             image = _filter(image, spec.smooth_radius, spec.sharpen_radius)
         if spec.tile_blocksize > 0:
             normalized = _by_blocks(image, spec, threads)
             _invert(normalized, [spec.invert and spec.rules == "v4"] * len(image))
             return normalized
-        return scaled99(image, _scaling_of(image, spec, threads), spec, threads=threads)
+        return _scaled(image, _scaling_of(image, spec, threads), spec, threads)
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,16 @@ class Scaling99:
 
 def sample_steps(shape: tuple[int, int]) -> tuple[int, int]:
     """The percentiles of a channel (y, x) are those of every so many rows and columns."""
-    step_y, step_x = (max(1, side // _SIDE) if shape[0] * shape[1] > _SIDE**3 else 1 for side in shape)
+    step_y, step_x = _steps(shape)
     return step_y, step_x
+
+
+def _steps(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The same of a channel ([z,] y, x)."""
+    if math.prod(shape) <= _SIDE**3:
+        return (1,) * len(shape)
+    usual = (_PLANES, _SIDE, _SIDE)[-len(shape) :]
+    return tuple(max(1, side // most) for side, most in zip(shape, usual, strict=True))
 
 
 def scaling99(percentiles: NDArray[np.float64], is_constant: Sequence[bool], spec: Normalize99Spec) -> Scaling99:
@@ -121,6 +132,14 @@ def scaled99(
     return normalized
 
 
+def _scaled(
+    image: NDArray[np.float32], scaling: Scaling99 | None, spec: Normalize99Spec, threads: int
+) -> NDArray[np.float32]:
+    """`scaled99` of an image or a stack, whose planes are one above the other for it."""
+    rows = image.reshape(len(image), -1, image.shape[-1])
+    return scaled99(rows, scaling, spec, threads=threads).reshape(image.shape)
+
+
 def _invert(normalized: NDArray[np.float32], inverts: Sequence[bool]) -> None:
     """Turn channels upside down, in place, and refuse what left the range of float32."""
     for channel, wanted in zip(normalized, inverts, strict=True):
@@ -157,10 +176,10 @@ def _by_grey_values(pixels: NDArray[np.float32], lowhigh: tuple[float, ...]) -> 
 
 def _scaling_of(pixels: NDArray[np.float32], spec: Normalize99Spec, threads: int) -> Scaling99:
     """What the percentiles of each channel say."""
-    step_y, step_x = sample_steps((pixels.shape[1], pixels.shape[2]))
+    sample = tuple(slice(None, None, step) for step in _steps(pixels.shape[1:]))
     percents = np.array([spec.low, spec.high], np.float64)
     percentiles = np.array(
-        [kernels.percentiles(channel[np.newaxis, ::step_y, ::step_x], percents, threads=threads) for channel in pixels]
+        [kernels.percentiles(_planes(channel[sample]), percents, threads=threads) for channel in pixels]
     )
     is_constant = [
         bool(low == high and channel.min() == channel.max())
@@ -169,29 +188,38 @@ def _scaling_of(pixels: NDArray[np.float32], spec: Normalize99Spec, threads: int
     return scaling99(percentiles, is_constant, spec)
 
 
+def _planes(channel: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A channel (Y, X) or (Z, Y, X) as planes (Z, Y, X): a view."""
+    return channel[np.newaxis] if channel.ndim == 2 else channel
+
+
 def _by_blocks(pixels: NDArray[np.float32], spec: Normalize99Spec, threads: int) -> NDArray[np.float32]:
     """(image - low) / (high - low) with percentiles of overlapping blocks, interpolated between them."""
-    low, high = np.array([_block_percentiles(channel, spec) for channel in pixels]).swapaxes(0, 1)
-    for channel_low, channel_high in zip(low, high, strict=True):
-        is_empty = channel_high - channel_low < _CONTRAST
+    blocks = np.array([[_block_percentiles(plane, spec) for plane in _planes(channel)] for channel in pixels])
+    low, high = np.ascontiguousarray(np.moveaxis(blocks, 2, 0))
+    for plane_low, plane_high in zip(low.reshape(-1, *low.shape[2:]), high.reshape(-1, *high.shape[2:]), strict=True):
+        is_empty = plane_high - plane_low < _CONTRAST
         if is_empty.all():
-            channel_low[:], channel_high[:] = 0, 1
+            plane_low[:], plane_high[:] = 0, 1
         elif is_empty.any():
             nearest = _nearest(~is_empty)
-            channel_low[:], channel_high[:] = channel_low[nearest], channel_high[nearest]
+            plane_low[:], plane_high[:] = plane_low[nearest], plane_high[nearest]
     _require_range(bool(np.isfinite(high.max() - low.min())))
+    low, high = _smooth_blocks(low), _smooth_blocks(high)
     single_precision = len(low) not in (1, 3, 4) or 1 in low.shape[1:]  # which of OpenCV's routines upstream gets
     low, high = (
         kernels.resize_linear(
-            _smooth_rows(_smooth_rows(grids)),
-            out_shape=pixels.shape[1:],
+            grids,
+            out_shape=pixels.shape[-2:],
             single_precision=single_precision,
             threads=threads,
         )
         for grids in (low, high)
     )
     high -= low
-    normalized = np.subtract(pixels, low, out=low)
+    if pixels.ndim == 4:
+        low, high = low[:, np.newaxis], high[:, np.newaxis]
+    normalized = pixels - low
     normalized /= high
     return normalized
 
@@ -229,26 +257,36 @@ def _nearest(is_good: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.i
     return rows, nearest_in_row[rows, columns]
 
 
-def _smooth_rows(grids: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Grids (C, rows, columns) smoothed along their rows' axis: `scipy.ndimage.gaussian_filter1d(grids, 1, axis=1)`.
+def _smooth_blocks(grids: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Grids (C, planes, rows, columns) smoothed, and their mean over planes, (C, rows, columns).
 
-    Upstream means both axes of the grid, but its arrays begin with z: it smooths along z, which is one plane here, and
-    along y; then along y once more, as for a stack that is normalised as a whole.
+    Upstream means the two axes of the grid, but its arrays begin with z: it smooths along z, which does nothing to one
+    plane, and along y; then along y once more.
     """
+    for axis in (1, 2, 2):
+        grids = _smooth_along(grids, axis)
+    mean: NDArray[np.float32] = np.ascontiguousarray(grids.mean(axis=1))
+    return mean
+
+
+def _smooth_along(grids: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+    """`scipy.ndimage.gaussian_filter1d(grids, 1, axis)`."""
     radius = 4
     weights = np.exp(-0.5 * np.arange(-radius, radius + 1) ** 2.0)
-    padded = np.pad(grids, ((0, 0), (radius, radius), (0, 0)), mode="symmetric")
-    windows = np.lib.stride_tricks.sliding_window_view(padded, len(weights), axis=1)
-    return np.ascontiguousarray((windows @ (weights / weights.sum())).astype(np.float32))
+    margins = [(radius, radius) if i == axis else (0, 0) for i in range(grids.ndim)]
+    padded = np.pad(grids, margins, mode="symmetric")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, len(weights), axis=axis)
+    smoothed: NDArray[np.float32] = (windows @ (weights / weights.sum())).astype(np.float32)
+    return smoothed
 
 
 def _filter(pixels: NDArray[np.float32], smooth_radius: float, sharpen_radius: float) -> NDArray[np.float32]:
-    """Each channel smoothed by a Gaussian, less the channel smoothed by a wider one; a radius of 0 leaves out its half.
+    """Each plane smoothed by a Gaussian, less the plane smoothed by a wider one; a radius of 0 leaves out its half.
 
-    Only sharpened, it is the channel less the smoothed one; but upstream sets the middle of that filter to 1, where 1
+    Only sharpened, it is the plane less the smoothed one; but upstream sets the middle of that filter to 1, where 1
     less the Gaussian was meant. Agrees with upstream to about 1e-5: the Fourier transforms are not the same.
     """
-    n_y, n_x = pixels.shape[1:]
+    n_y, n_x = pixels.shape[-2:]
     if smooth_radius > 0:
         transfer = _transfer(smooth_radius, n_y, n_x)[0]
         if sharpen_radius > 0:
@@ -257,8 +295,8 @@ def _filter(pixels: NDArray[np.float32], smooth_radius: float, sharpen_radius: f
         transfer, middle = _transfer(sharpen_radius, n_y, n_x)
         np.subtract(np.float32(1 + middle), transfer, out=transfer)
     filtered = np.empty(pixels.shape, np.float32)
-    for channel, out in zip(pixels, filtered, strict=True):
-        spectrum = np.fft.rfft2(channel)
+    for plane, out in zip(pixels.reshape(-1, n_y, n_x), filtered.reshape(-1, n_y, n_x), strict=True):
+        spectrum = np.fft.rfft2(plane)
         spectrum *= transfer
         out[:] = np.fft.irfft2(spectrum, s=(n_y, n_x))
     _require_range(_is_finite(filtered))

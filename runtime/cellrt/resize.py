@@ -1,7 +1,7 @@
 """Resampling, with the exact rule of each upstream.
 
 StarDist rescales with `scipy.ndimage.zoom(order=1)`, which is `zoom_linear`; Cellpose with OpenCV's `resize`, which is
-`kernels.resize_linear` for images and flows and `resize_nearest` for labels.
+`resize_linear` for images and flows and `resize_nearest` for labels.
 """
 
 from __future__ import annotations
@@ -13,19 +13,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cellrt import kernels
 from cellrt.errors import ImageError
 
 MAX_PIXELS = 1 << 28  # of a rescaled image: 1 GB of float32 per channel
+MAX_VOXELS = 1 << 31  # of a rescaled volume: 8 GB
 _Table = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]  # see `_interpolation`
 _BAND = 64  # rows at a time: the double-precision intermediates of a whole plane would be six times its size
 
 
 def require_size(new: Sequence[int], old: Sequence[int], why: str) -> None:
-    """Raise `ImageError` unless a rescaled image has pixels, and at most `MAX_PIXELS`."""
-    if min(new) < 1 or math.prod(new) > MAX_PIXELS:
-        got, given = (" x ".join(map(str, sides)) for sides in (new, old))
+    """Raise `ImageError` unless a rescaled image has pixels, and at most `MAX_PIXELS`; a volume `MAX_VOXELS`."""
+    kind, most = ("image", MAX_PIXELS) if len(new) == 2 else ("volume", MAX_VOXELS)
+    if min(new) < 1 or math.prod(new) > most:
+        after, before = (" x ".join(str(side) for side in sides) for sides in (new, old))
         raise ImageError(
-            f"expected a rescaled image of 1 to {MAX_PIXELS} pixels, got {got} from {given} with {why}; choose another"
+            f"expected a rescaled {kind} of 1 to {most} pixels, got {after} from {before} with {why}; choose another"
         )
 
 
@@ -136,15 +139,41 @@ def _interpolation(side: int, factor: float) -> _Table:
     return before, np.minimum(before + 1, side - 1), np.where(inside, first, 0), np.where(inside, second, 0)
 
 
-def resize_nearest(image: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
+def resize_linear(planes: NDArray[np.float32], shape: tuple[int, int], *, threads: int) -> NDArray[np.float32]:
+    """Planes (C, Y, X) at another shape, by the routine that OpenCV has for as many channels."""
+    single_precision = len(planes) not in (1, 3, 4) or 1 in planes.shape[1:]
+    return kernels.resize_linear(planes, out_shape=shape, single_precision=single_precision, threads=threads)
+
+
+def resize_linear_volume(
+    volume: NDArray[np.float32], shape: tuple[int, int, int], *, threads: int
+) -> NDArray[np.float32]:
+    """A volume (C, Z, Y, X) at another shape, as Cellpose does it: planes of z first, then those of y."""
+    depth, *sides = shape
+    resized = volume
+    if resized.shape[2:] != (sides[0], sides[1]):
+        resized = np.empty((len(volume), volume.shape[1], *sides), np.float32)
+        for z in range(volume.shape[1]):
+            plane = np.ascontiguousarray(volume[:, z])
+            resized[:, z] = resize_linear(plane, (sides[0], sides[1]), threads=threads)
+    if resized.shape[1] != depth:
+        before, resized = resized, np.empty((len(volume), *shape), np.float32)
+        for y in range(sides[0]):
+            plane = np.ascontiguousarray(before[:, :, y])
+            resized[:, :, y] = resize_linear(plane, (depth, sides[1]), threads=threads)
+    return resized
+
+
+def resize_nearest(image: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     """The image (Y, X) at another shape, each sample taken from a pixel: OpenCV's `resize(INTER_NEAREST)`.
 
     Sample d of n new ones takes old pixel ``floor(d * step)``, where OpenCV has ``1 / (n / old)`` for the step: in
-    double precision that is not always ``old / n``, and now and then the pixel is the one before.
+    double precision that is not always ``old / n``, and now and then the pixel is the one before. Axes do not depend on
+    each other, so that a volume (Z, Y, X) may be given as well.
     """
-    rows, columns = (
+    places = [
         np.minimum((np.arange(new) * (1 / (new / old))).astype(np.intp), old - 1)
         for new, old in zip(shape, image.shape, strict=True)
-    )
-    resized: NDArray[Any] = image[rows[:, None], columns]
+    ]
+    resized: NDArray[Any] = image[np.ix_(*places)]
     return resized

@@ -17,14 +17,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from cellrt.errors import CellrtError, ModelError
 from cellrt.heads import star
-from cellrt.image import as_image
+from cellrt.image import as_image, as_volume
 from cellrt.instances import Instances
 from cellrt.manifest import Manifest, PercentileSpec, StarSpec, pair
 from cellrt.memory import MemoryLimit
 from cellrt.model import Model
-from cellrt.normalize import Normalize, asked_for
+from cellrt.normalize import Normalize, asked_for, normalize_volume
 from cellrt.normalize import normalize as normalize_image
-from cellrt.pool import complete
+from cellrt.planes import PlanesWork, checked_threshold, stitch_instances
+from cellrt.pool import Found, Work, complete
 from cellrt.resize import require_size, zoom_linear
 from cellrt.session import Session
 from cellrt.star_work import BATCH_ELSEWHERE, StarWork, cut
@@ -74,14 +75,16 @@ class StarModel(Model):
         nms_thresh: float | None = None,
         scale: float | tuple[float, float] | None = None,
         tiles: tuple[int, int] | None = None,
+        stitch_threshold: float | None = None,
     ) -> Instances:
-        """Find the objects of one image.
+        """Find the objects of one image, or of a volume plane by plane.
 
-        The cells are those of StarDist 0.9.2's `predict_instances` with its defaults (sparse mode).
+        The cells are those of StarDist 0.9.2's `predict_instances` with its defaults (sparse mode). Those of a volume
+        are joined over planes as Cellpose joins its own.
 
         Parameters
         ----------
-        image : array (Y, X), (Y, X, C) or (C, Y, X)
+        image : array (Y, X), (Y, X, C) or (C, Y, X); with `stitch_threshold` (Z, Y, X) or four axes
             Any integer or floating dtype, any strides; read-only and memory-mapped arrays are read in place.
         axes : str, optional
             A letter per axis out of T, Z, C, Y, X. Default: guessed from the number of channels.
@@ -98,10 +101,16 @@ class StarModel(Model):
         tiles : (int, int), optional
             Run the network on this many tiles along y and x, to use less memory. Default: as few as stay within
             4.4 megapixels each. The result does not depend on it, apart from float rounding in the network.
+        stitch_threshold : float, optional
+            The image is a volume: segment its planes one by one, and join objects of neighbouring planes whose
+            intersection over union is at least this, above 0: see `cellrt.planes.stitch`. Percentiles are those of the
+            volume. It needs 8 bytes per voxel and channel, and candidates of all planes.
 
         Returns
         -------
         Instances
+            Of a volume without outlines, in the order of their first planes; the score of an object is the highest of
+            its parts.
 
         Raises
         ------
@@ -110,13 +119,17 @@ class StarModel(Model):
         CapacityError
             If there are too many candidates to suppress: `prob_thresh` is too low.
         """
+        if stitch_threshold is not None:
+            checked_threshold(stitch_threshold)
+        pixels = self._pixels(image, axes, channels, stack=stitch_threshold is not None)
         work = self._work(
-            self._pixels(image, axes, channels),
+            pixels,
             normalize=normalize,
             prob_thresh=prob_thresh,
             nms_thresh=nms_thresh,
             scale=scale,
             tiles=tiles,
+            stitch_threshold=stitch_threshold,
             threads=self._threads,
         )
         found = complete(work, self._network).instances
@@ -257,9 +270,11 @@ class StarModel(Model):
         nms_thresh: float | None = None,
         scale: float | tuple[float, float] | None = None,
         tiles: tuple[int, int] | None = None,
+        stitch_threshold: float | None = None,
     ) -> Route:
         """How the images of a stream go; the options of `segment`."""
         options: dict[str, Any] = {
+            "stitch_threshold": None if stitch_threshold is None else checked_threshold(stitch_threshold),
             "normalize": self._percentiles(normalize),
             "prob_thresh": prob_thresh,
             "nms_thresh": nms_thresh,
@@ -273,15 +288,47 @@ class StarModel(Model):
         _factors(scale, None)
         return Route(
             axes,
-            partial(self._pixels, channels=channels),
+            partial(self._pixels, channels=channels, stack=stitch_threshold is not None),
             partial(self._work, threads=1, **options),
         )
 
-    def _pixels(self, image: ArrayLike, axes: str | None, channels: int | Sequence[int] | None = None) -> NDArray[Any]:
-        """The channels that the network gets, (C, Y, X), as they are."""
-        return as_image(image, axes, channels, n_channels=self.manifest.input.n_channels)
+    def _pixels(
+        self, image: ArrayLike, axes: str | None, channels: int | Sequence[int] | None = None, *, stack: bool = False
+    ) -> NDArray[Any]:
+        """The channels that the network gets, (C, Y, X), or of a stack (C, Z, Y, X), as they are."""
+        return (as_volume if stack else as_image)(image, axes, channels, n_channels=self.manifest.input.n_channels)
 
     def _work(
+        self,
+        pixels: NDArray[Any],
+        *,
+        normalize: Normalize,
+        stitch_threshold: float | None,
+        threads: int,
+        **options: Any,
+    ) -> Work:
+        """One image (C, Y, X) or stack (C, Z, Y, X) on its way; the options of `_image_work`."""
+        if stitch_threshold is None:
+            return self._image_work(pixels, normalize=normalize, threads=threads, **options)
+        depth, height, width = pixels.shape[1:]
+        spec = self._percentiles(normalize)
+        volume = normalize_volume(pixels, spec, out_shape=(depth, height, width), threads=threads)
+        done: list[StarWork] = []
+
+        def begin(z: int) -> StarWork:
+            return self._image_work(volume[:, z], normalize=None, threads=threads, **options)
+
+        def end(_: int, work: StarWork) -> None:
+            done.append(work)
+
+        def then() -> Found:
+            found = (work.finish().instances for work in done)
+            planes = (instances for instances in found if instances is not None)
+            return Found(stitch_instances(planes, stitch_threshold, threads=threads))
+
+        return PlanesWork(depth, begin, end, then)
+
+    def _image_work(
         self,
         pixels: NDArray[Any],
         *,

@@ -20,6 +20,7 @@ from cellrt.resize import resize_nearest
 
 MAX_SIZE_FRACTION = 0.4  # upstream's default: a larger share of the image is background that was taken for a cell
 MAX_STEPS = 100_000  # of the integration: far more than any image needs, and seconds on a small one
+NOT_FINITE = "expected finite flows from the network, got NaN or infinity; check the image's contrast and normalisation"
 STEPS = 200  # upstream's number where objects have the size that the network knows
 
 
@@ -67,12 +68,42 @@ def decode(
         `scores` are the mean cell probability of each mask, `points` the mean of its pixels, outlines run along the
         edges of its pixels.
     """
-    flow_threshold = _number("flow_threshold", spec.flow_threshold if flow_threshold is None else flow_threshold, 0)
+    labels, n = labels_of(
+        maps,
+        spec,
+        steps=steps,
+        flow_threshold=flow_threshold,
+        cellprob_threshold=cellprob_threshold,
+        min_size=min_size,
+        max_size_fraction=max_size_fraction,
+        interpolate=interpolate,
+        out_shape=out_shape,
+        threads=threads,
+    )
+    cellprob = maps[2] if maps.shape[1:] == labels.shape else resize_nearest(maps[2], labels.shape)
+    return from_labels(labels, n, scores=mean_probability(labels, cellprob, n), threads=threads)
+
+
+def labels_of(
+    maps: NDArray[np.float32],
+    spec: FlowSpec,
+    *,
+    steps: int,
+    flow_threshold: float | None,
+    cellprob_threshold: float | None,
+    min_size: int | None,
+    max_size_fraction: float,
+    interpolate: bool,
+    out_shape: tuple[int, int] | None,
+    threads: int,
+) -> tuple[NDArray[np.int32], int]:
+    """The labels (Y, X) of whole maps, and the largest of them; parameters and errors as in `decode`."""
+    flow_threshold = number("flow_threshold", spec.flow_threshold if flow_threshold is None else flow_threshold, 0)
     limit = spec.cellprob_threshold if cellprob_threshold is None else cellprob_threshold
-    limit = _number("cellprob_threshold", limit, -math.inf)
-    min_size = _whole("min_size", spec.min_size if min_size is None else min_size, -(1 << 40), 1 << 40)
-    max_size_fraction = _number("max_size_fraction", max_size_fraction, 0)
-    steps = _whole("niter", steps, 0, MAX_STEPS)
+    limit = number("cellprob_threshold", limit, -math.inf)
+    min_size = whole("min_size", spec.min_size if min_size is None else min_size, -(1 << 40), 1 << 40)
+    max_size_fraction = number("max_size_fraction", max_size_fraction, 0)
+    steps = whole("niter", steps, 0, MAX_STEPS)
     if not isinstance(interpolate, (bool, np.bool_)):
         raise CellrtError(f"expected interpolate to be True or False, got {interpolate!r}")
     if (
@@ -96,9 +127,7 @@ def decode(
             threads=threads,
         )
     except DataError:
-        raise CellrtError(
-            "expected finite flows from the network, got NaN or infinity; check the image's contrast and normalisation"
-        ) from None
+        raise CellrtError(NOT_FINITE) from None
     labels, n = kernels.flow_masks_2d(
         pixels, positions, shape=cellprob.shape, max_size_fraction=max_size_fraction, threads=threads
     )
@@ -107,9 +136,7 @@ def decode(
         labels = _without(labels, errors > flow_threshold, renumber=spec.dynamics == "v4")
     if out_shape is not None and out_shape != labels.shape:
         labels = resize_nearest(labels, out_shape)
-        cellprob = resize_nearest(cellprob, out_shape)
-    labels, n = kernels.clean_labels_2d(labels, min_size=min_size, dynamics=spec.dynamics, threads=threads)
-    return from_labels(labels, n, scores=_mean_probability(labels, cellprob, n), threads=threads)
+    return kernels.clean_labels_2d(labels, min_size=min_size, dynamics=spec.dynamics, threads=threads)
 
 
 def from_labels(
@@ -132,7 +159,7 @@ def _without(labels: NDArray[np.int32], bad: NDArray[np.bool_], *, renumber: boo
     return table[labels]
 
 
-def _mean_probability(labels: NDArray[np.int32], cellprob: NDArray[np.float32], n_labels: int) -> NDArray[np.float32]:
+def mean_probability(labels: NDArray[np.int32], cellprob: NDArray[np.float32], n_labels: int) -> NDArray[np.float32]:
     """Mean of the logistic function of the cell logit over each label; 0 for one that does not occur."""
     inside = np.flatnonzero(labels)
     found = labels.reshape(-1)[inside]
@@ -143,7 +170,7 @@ def _mean_probability(labels: NDArray[np.int32], cellprob: NDArray[np.float32], 
     return mean
 
 
-def _number(name: str, value: float, least: float) -> float:
+def number(name: str, value: float, least: float) -> float:
     """The value, if it is a number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not value >= least:
         at_least = "" if least == -math.inf else f" of at least {least:g}"
@@ -151,7 +178,7 @@ def _number(name: str, value: float, least: float) -> float:
     return float(value)
 
 
-def _whole(name: str, value: int, least: int, most: int) -> int:
+def whole(name: str, value: int, least: int, most: int) -> int:
     """The value, if it is a whole number from `least` to `most`."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not least <= value <= most:
         raise CellrtError(f"expected {name} as a whole number from {least} to {most}, got {value!r}")

@@ -145,6 +145,40 @@ def clean_labels_2d(
     return cleaned, n_labels
 
 
+def clean_labels_3d(
+    labels: NDArray[np.int32], *, min_size: int, dynamics: str, threads: int
+) -> tuple[NDArray[np.int32], int]:
+    """`clean_labels_2d` of a volume: what is filled are cavities that no path along faces of voxels leads out of.
+
+    Parameters
+    ----------
+    labels : int32 (Z, Y, X)
+        Contiguous, none negative.
+    min_size : int
+        Voxels that a label must have; at most 0 drops none.
+    dynamics : "v3" or "v4"
+        As for `clean_labels_2d`.
+    threads : int
+        0 uses every usable core.
+
+    Returns
+    -------
+    cleaned : int32 (Z, Y, X)
+    n_labels : int
+        The largest label.
+    """
+    check_array("labels", labels, np.int32, (-1, -1, -1))
+    if labels.min(initial=0) < 0:
+        raise KernelError(f"expected labels that are not negative, got {labels.min()}", ERROR_ARGUMENT)
+    min_size = whole_number("min_size", min_size, -MAX_COUNT, MAX_COUNT)
+    cleaned = np.empty_like(labels)
+    status, n_labels = _kernels.clean_labels_3d(
+        labels, int(labels.max(initial=0)), min_size, dynamics_number(dynamics), thread_count(threads), cleaned
+    )
+    check_status(status, "clean_labels_3d", "labels")
+    return cleaned, n_labels
+
+
 def label_outlines_2d(
     labels: NDArray[np.int32], *, n_labels: int, threads: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

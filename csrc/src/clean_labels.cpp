@@ -1,25 +1,26 @@
-// clean_labels_2d: labels (Y, X) -> cleaned (Y, X): holes filled, small labels dropped.
+// clean_labels_2d, clean_labels_3d: labels (Y, X) or (Z, Y, X) -> cleaned, the same shape: holes filled, small labels dropped.
 //
 // The original fills one label after the other in its bounding box; boxes may be as large as the image and as many as
-// labels. Here the image becomes runs of equal labels in a row, and everything is done to runs, in a time that depends
-// on their number only.
+// labels. Here the image becomes runs of equal labels in a row (of all planes, in a volume), and everything is done to
+// runs, in a time that depends on their number only.
 //
-// A hole of a label is a 4-connected piece of everything else that does not touch the border of the image (that of the
-// label's box makes no difference). The label around it is 8-connected. Two facts make holes cheap:
+// A hole of a label is a piece of everything else, connected by faces (4 neighbours in an image, 6 in a volume), that
+// does not touch the border of the image (that of the label's box makes no difference). Two facts make holes cheap:
 //
-//   - Link the runs of a label that touch in consecutive rows, row by row from above, from the left. A link between
-//     runs that were connected already closes a ring, and there is one such link per hole. The gap to the left of its
-//     upper run is in the hole: all that is linked so far lies above the lower run, which covers the gap from below.
+//   - In a row, what is before the first run of a label and after its last one leads out of the image, and so does all of
+//     a row without any. So a hole consists of gaps between two runs of a row. Gaps of neighbouring rows that overlap are
+//     one piece; a gap that overlaps more than gaps is no hole.
 //
-//         row y - 1   LLLL....LLL      the gap of 4 pixels is in a hole
-//         row y         LLLLLLLL       if both runs above were connected
+//         row y - 1   LLL....LLL       the gap of 4 pixels lies over a gap and the label
+//         row y       LLLLL.LLLL       this one lies over the label: both together are a hole
+//         row y + 1    LLLLLLL         (with a run less at the end, the second one would lie over what leads out)
 //
 //   - A label without holes does not get any by what its predecessors fill, for that only takes pixels away from it. So
 //     the labels that have holes are found at the start, side by side; only those are filled, one after the other.
 //
 // Filling visits the runs of the hole. What is inside becomes one piece, never entered again: a later fill that reaches
 // it crosses it to the runs along its edge. So each run is visited once, however deep holes are nested.
-#include "clean_labels_2d.hpp"
+#include "clean_labels.hpp"
 
 #include <algorithm>
 #include <iterator>
@@ -36,12 +37,25 @@ namespace {
 
 constexpr std::int64_t pixels_per_grain = 1 << 16;
 
-// The pixels begin..end of row y.
-struct Run {
-    std::int32_t y, begin, end, label;
+// An image, or a volume, whose rows are numbered through all planes.
+struct Shape {
+    std::int64_t n_z, n_y, n_x;
+    std::vector<std::int64_t> neighbours;  // how far those of a row are
+
+    std::int64_t n_rows() const { return n_z * n_y; }
+    // Whether a row lacks a neighbour: it is at the border.
+    bool is_at_border(std::int64_t row) const {
+        const std::int64_t y = row % n_y, z = row / n_y;
+        return y == 0 || y == n_y - 1 || (neighbours.size() == 4 && (z == 0 || z == n_z - 1));
+    }
 };
 
-// The runs of an image in row-major order; those of row y are first_of_row[y] .. first_of_row[y + 1] - 1.
+// The pixels begin..end of a row.
+struct Run {
+    std::int32_t row, begin, end, label;
+};
+
+// The runs of an image in row-major order; those of row i are first_of_row[i] .. first_of_row[i + 1] - 1.
 struct Runs {
     std::vector<Run> all;
     std::vector<std::int64_t> first_of_row;
@@ -59,31 +73,32 @@ std::int64_t root_of(std::vector<std::int64_t>& parents, std::int64_t i) {
     return i;
 }
 
-Runs find_runs(const std::int32_t* labels, std::int64_t n_y, std::int64_t n_x, std::int32_t max_label, int n_threads) {
+Runs find_runs(const std::int32_t* labels, const Shape& shape, std::int32_t max_label, int n_threads) {
+    const std::int64_t n_rows = shape.n_rows(), n_x = shape.n_x;
     Runs runs;
-    runs.first_of_row.resize(static_cast<std::size_t>(n_y) + 1);
+    runs.first_of_row.resize(static_cast<std::size_t>(n_rows) + 1);
     const std::int64_t rows_per_grain = pixels_per_grain / n_x + 1;
-    parallel_for(n_y, rows_per_grain, n_threads, [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t y = begin; y < end; ++y) {
-            const std::int32_t* const row = labels + y * n_x;
+    parallel_for(n_rows, rows_per_grain, n_threads, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i) {
+            const std::int32_t* const row = labels + i * n_x;
             std::int32_t n_changes = 0;
             for (std::int64_t x = 1; x < n_x; ++x) n_changes += row[x] != row[x - 1];
-            runs.first_of_row[static_cast<std::size_t>(y) + 1] = n_changes + 1;
+            runs.first_of_row[static_cast<std::size_t>(i) + 1] = n_changes + 1;
         }
     });
     std::partial_sum(runs.first_of_row.begin(), runs.first_of_row.end(), runs.first_of_row.begin());
     runs.all.resize(static_cast<std::size_t>(runs.first_of_row.back()));
-    parallel_for(n_y, rows_per_grain, n_threads, [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t y = begin; y < end; ++y) {
-            const std::int32_t* const row = labels + y * n_x;
-            auto run = static_cast<std::size_t>(runs.first_of_row[static_cast<std::size_t>(y)]);
+    parallel_for(n_rows, rows_per_grain, n_threads, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i) {
+            const std::int32_t* const row = labels + i * n_x;
+            auto run = static_cast<std::size_t>(runs.first_of_row[static_cast<std::size_t>(i)]);
             for (std::int64_t x = 0; x < n_x; ++run) {
                 const std::int32_t label = row[x];
                 require(label >= 0 && label <= max_label);
                 const std::int64_t run_begin = x;
                 do ++x;
                 while (x < n_x && row[x] == label);
-                runs.all[run] = {static_cast<std::int32_t>(y), static_cast<std::int32_t>(run_begin),
+                runs.all[run] = {static_cast<std::int32_t>(i), static_cast<std::int32_t>(run_begin),
                                  static_cast<std::int32_t>(x), label};
             }
         }
@@ -175,38 +190,89 @@ Members group_by_label(const Runs& runs, std::int32_t n_labels) {
     return members;
 }
 
-// A run in every hole of a label. members: the `n` runs of the label in row-major order, no two of them neighbours in a
-// row. parents is scratch.
-void find_holes(const Runs& runs, const std::int64_t* members, std::int64_t n, std::vector<std::int64_t>& parents,
-                std::vector<std::int64_t>& holes) {
-    holes.clear();
-    const auto shares_row = [&](std::int64_t i) { return runs[members[i]].y == runs[members[i + 1]].y; };
-    std::int64_t i = 0;
-    while (i + 1 < n && !shares_row(i)) ++i;
-    if (i + 1 >= n) return;  // one run in each row: no ring
+// Finds the holes of labels, one label after the other; what it needs for that is kept for the next.
+class HoleFinder {
+public:
+    HoleFinder(const Shape& shape, const Runs& runs) : shape_(shape), runs_(runs) {}
 
-    parents.resize(static_cast<std::size_t>(n));
-    std::iota(parents.begin(), parents.end(), std::int64_t{0});
-    std::int64_t above = 0;  // the first run of the row above that may touch this or a later one
-    for (std::int64_t below = 0; below < n; ++below) {
-        const Run& lower = runs[members[below]];
-        while (runs[members[above]].y < lower.y - 1 ||
-               (runs[members[above]].y == lower.y - 1 && runs[members[above]].end < lower.begin)) {
-            ++above;
-        }
-        for (std::int64_t k = above; runs[members[k]].y == lower.y - 1 && runs[members[k]].begin <= lower.end; ++k) {
-            const std::int64_t upper_root = root_of(parents, k);
-            const std::int64_t lower_root = root_of(parents, below);
-            if (upper_root == lower_root) holes.push_back(members[k] - 1);
-            parents[static_cast<std::size_t>(lower_root)] = upper_root;
+    // A run in every hole of a label, ascending. members: the `n` runs of the label in row-major order, no two of them
+    // neighbours in a row.
+    void find(const std::int64_t* members, std::int64_t n, std::vector<std::int64_t>& holes) {
+        holes.clear();
+        members_ = members;
+        const auto shares_row = [&](std::int64_t k) { return run(k).row == run(k + 1).row; };
+        std::int64_t first = 0;
+        while (first + 1 < n && !shares_row(first)) ++first;
+        if (first + 1 >= n) return;  // one run in each row: no gap
+
+        outside_ = n;
+        parents_.resize(static_cast<std::size_t>(n) + 1);
+        std::iota(parents_.begin(), parents_.end(), std::int64_t{0});
+        rows_.clear();
+        for (std::int64_t k = 0; k < n; ++k)
+            if (k == 0 || !shares_row(k - 1)) rows_.push_back(k);
+        rows_.push_back(n);
+        for (std::size_t i = 0; i + 1 < rows_.size(); ++i)
+            if (rows_[i + 1] - rows_[i] > 1) link_row(i);
+        for (std::int64_t k = first; k + 1 < n; ++k) {
+            if (!shares_row(k)) continue;
+            const std::int64_t piece = root_of(parents_, k);
+            if (piece == outside_) continue;
+            holes.push_back(members[k] + 1);
+            unite(piece, outside_);  // one run of each is enough
         }
     }
-}
+
+private:
+    const Run& run(std::int64_t k) const { return runs_[members_[k]]; }
+
+    void unite(std::int64_t a, std::int64_t b) {
+        const auto [smaller, larger] = std::minmax({root_of(parents_, a), root_of(parents_, b)});
+        parents_[static_cast<std::size_t>(smaller)] = larger;  // the largest of all is the outside
+    }
+
+    // Links the gaps of the label's i-th row with what is beside them in the rows around.
+    void link_row(std::size_t i) {
+        const std::int64_t row = run(rows_[i]).row;
+        const bool is_at_border = shape_.is_at_border(row);
+        for (std::size_t side = 0; side < shape_.neighbours.size(); ++side) {
+            const std::int64_t wanted = row + shape_.neighbours[side];
+            const auto place = std::lower_bound(rows_.begin(), rows_.end() - 1, wanted, [&](std::int64_t k, std::int64_t at) {
+                return run(k).row < at;
+            });
+            if (is_at_border || place == rows_.end() - 1 || run(*place).row != wanted) {
+                for (std::int64_t gap = rows_[i]; gap + 1 < rows_[i + 1]; ++gap) unite(gap, outside_);
+                return;
+            }
+            link_rows(rows_[i], rows_[i + 1], *place, *(place + 1));
+        }
+    }
+
+    // Links the gaps between the runs begin..end of a row with those between other_begin..other_end of another.
+    void link_rows(std::int64_t begin, std::int64_t end, std::int64_t other_begin, std::int64_t other_end) {
+        const std::int32_t first = run(other_begin).begin, last = run(other_end - 1).end;
+        std::int64_t other = other_begin;
+        for (std::int64_t gap = begin; gap + 1 < end; ++gap) {
+            const std::int32_t gap_begin = run(gap).end, gap_end = run(gap + 1).begin;
+            if (gap_begin < first || gap_end > last) unite(gap, outside_);
+            while (other + 1 < other_end && run(other + 1).begin <= gap_begin) ++other;
+            for (std::int64_t k = other; k + 1 < other_end && run(k).end < gap_end; ++k) unite(gap, k);
+        }
+    }
+
+    const Shape& shape_;
+    const Runs& runs_;
+    const std::int64_t* members_ = nullptr;
+    std::int64_t outside_ = 0;
+    std::vector<std::int64_t> parents_;  // of the gap after each run, and of the outside
+    std::vector<std::int64_t> rows_;     // the first run of each row that has any, and the end
+};
 
 // Fills holes one after the other. A run is inside at most one hole, a hole may be inside another.
 class Filler {
 public:
-    Filler(Runs& runs, std::int32_t n_labels) : runs_(runs), is_eroded_(static_cast<std::size_t>(n_labels) + 1) {}
+    Filler(const Shape& shape, Runs& runs, std::int32_t n_labels)
+        : shape_(shape), runs_(runs), is_eroded_(static_cast<std::size_t>(n_labels) + 1) {}
 
     // Whether a label has lost runs to the holes of others, and whether a run is lost.
     bool is_eroded(std::int32_t label) const { return is_eroded_[static_cast<std::size_t>(label)] != 0; }
@@ -226,8 +292,8 @@ public:
             // A hole does not touch the border of the image: there are runs on all sides.
             enter(i - 1);
             enter(i + 1);
-            for (const std::int32_t y : {run.y - 1, run.y + 1}) {
-                std::int64_t k = run_at(y, run.begin);
+            for (const std::int64_t neighbour : shape_.neighbours) {
+                std::int64_t k = run_at(run.row + neighbour, run.begin);
                 enter(k);
                 while (runs_[k].end < run.end) enter(++k);
             }
@@ -252,10 +318,10 @@ private:
     // The hole around a filled run that is in no other.
     std::int64_t outermost(const Run& run) { return root_of(outer_, ~std::int64_t{run.label}); }
 
-    // The run that holds pixel (y, x).
-    std::int64_t run_at(std::int32_t y, std::int32_t x) const {
-        const auto first = runs_.all.begin() + runs_.first_of_row[static_cast<std::size_t>(y)];
-        const auto end = runs_.all.begin() + runs_.first_of_row[static_cast<std::size_t>(y) + 1];
+    // The run that holds pixel x of a row.
+    std::int64_t run_at(std::int64_t row, std::int32_t x) const {
+        const auto first = runs_.all.begin() + runs_.first_of_row[static_cast<std::size_t>(row)];
+        const auto end = runs_.all.begin() + runs_.first_of_row[static_cast<std::size_t>(row) + 1];
         const auto begins_after = [](std::int32_t at, const Run& run) { return at < run.begin; };
         return std::upper_bound(first, end, x, begins_after) - runs_.all.begin() - 1;
     }
@@ -285,6 +351,7 @@ private:
         }
     }
 
+    const Shape& shape_;
     Runs& runs_;  // the label of a filled run is ~hole, below 0
     std::vector<std::uint8_t> is_eroded_;
     std::vector<Hole> holes_;
@@ -295,7 +362,7 @@ private:
 };
 
 // Fills the holes of the labels 1..n_labels in ascending order.
-void fill_holes(Runs& runs, std::int32_t n_labels, int n_threads) {
+void fill_holes(const Shape& shape, Runs& runs, std::int32_t n_labels, int n_threads) {
     const Members members = group_by_label(runs, n_labels);
     const auto members_of = [&](std::int64_t label) {
         return members.runs.data() + members.first[static_cast<std::size_t>(label)];
@@ -307,10 +374,11 @@ void fill_holes(Runs& runs, std::int32_t n_labels, int n_threads) {
     std::vector<Hole> all_holes;
     std::mutex mutex;
     parallel_for(n_labels, 256, n_threads, [&](std::int64_t begin, std::int64_t end) {
-        std::vector<std::int64_t> parents, holes;
+        HoleFinder finder(shape, runs);
+        std::vector<std::int64_t> holes;
         std::vector<Hole> found;
         for (std::int64_t label = begin + 1; label <= end; ++label) {
-            find_holes(runs, members_of(label), count_of(label), parents, holes);
+            finder.find(members_of(label), count_of(label), holes);
             for (const std::int64_t hole : holes) found.emplace_back(static_cast<std::int32_t>(label), hole);
         }
         const std::lock_guard<std::mutex> lock(mutex);
@@ -318,8 +386,9 @@ void fill_holes(Runs& runs, std::int32_t n_labels, int n_threads) {
     });
     std::sort(all_holes.begin(), all_holes.end());
 
-    Filler filler(runs, n_labels);
-    std::vector<std::int64_t> left, parents, holes;
+    Filler filler(shape, runs, n_labels);
+    HoleFinder finder(shape, runs);
+    std::vector<std::int64_t> left, holes;
     for (auto hole = all_holes.begin(); hole != all_holes.end();) {
         const std::int32_t label = hole->first;
         holes.clear();
@@ -328,42 +397,55 @@ void fill_holes(Runs& runs, std::int32_t n_labels, int n_threads) {
             left.clear();
             std::copy_if(members_of(label), members_of(label) + count_of(label), std::back_inserter(left),
                          [&](std::int64_t run) { return !filler.is_filled(run); });
-            find_holes(runs, left.data(), static_cast<std::int64_t>(left.size()), parents, holes);
+            finder.find(left.data(), static_cast<std::int64_t>(left.size()), holes);
         }
         for (const std::int64_t seed : holes) filler.fill(seed, label);
     }
     filler.finish();
 }
 
-}  // namespace
-
-std::int32_t clean_labels_2d(const std::int32_t* labels, std::int64_t n_y, std::int64_t n_x, std::int32_t max_label,
-                             std::int64_t min_size, std::int32_t dynamics, int n_threads, std::int32_t* cleaned) {
-    if (n_y == 0 || n_x == 0) return 0;
-    Runs runs = find_runs(labels, n_y, n_x, max_label, n_threads);
-    std::vector<std::int32_t> names = rank_labels(runs, n_y * n_x, max_label);
+std::int32_t clean(const std::int32_t* labels, const Shape& shape, std::int32_t max_label, std::int64_t min_size,
+                   std::int32_t dynamics, int n_threads, std::int32_t* cleaned) {
+    const std::int64_t n_rows = shape.n_rows(), n_x = shape.n_x;
+    if (n_rows == 0 || n_x == 0) return 0;
+    require(n_rows <= INT32_MAX);
+    Runs runs = find_runs(labels, shape, max_label, n_threads);
+    std::vector<std::int32_t> names = rank_labels(runs, n_rows * n_x, max_label);
     auto n_labels = static_cast<std::int32_t>(names.size()) - 1;
     if (min_size > 0) {
         n_labels = drop_small(runs, names, min_size, dynamics);
         names.resize(static_cast<std::size_t>(n_labels) + 1);
         std::iota(names.begin(), names.end(), 0);
     }
-    fill_holes(runs, n_labels, n_threads);
+    fill_holes(shape, runs, n_labels, n_threads);
     if (min_size > 0) {
         n_labels = drop_small(runs, names, min_size, dynamics);
     } else {
         n_labels = 0;
         for (const Run& run : runs.all) n_labels = std::max(n_labels, run.label);
     }
-    parallel_for(n_y, pixels_per_grain / n_x + 1, n_threads, [&](std::int64_t begin, std::int64_t end) {
+    parallel_for(n_rows, pixels_per_grain / n_x + 1, n_threads, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t i = runs.first_of_row[static_cast<std::size_t>(begin)];
              i < runs.first_of_row[static_cast<std::size_t>(end)]; ++i) {
             const Run& run = runs[i];
-            std::int32_t* const row = cleaned + run.y * n_x;
+            std::int32_t* const row = cleaned + run.row * n_x;
             std::fill(row + run.begin, row + run.end, run.label);
         }
     });
     return n_labels;
+}
+
+}  // namespace
+
+std::int32_t clean_labels_2d(const std::int32_t* labels, std::int64_t n_y, std::int64_t n_x, std::int32_t max_label,
+                             std::int64_t min_size, std::int32_t dynamics, int n_threads, std::int32_t* cleaned) {
+    return clean(labels, {1, n_y, n_x, {-1, 1}}, max_label, min_size, dynamics, n_threads, cleaned);
+}
+
+std::int32_t clean_labels_3d(const std::int32_t* labels, std::int64_t n_z, std::int64_t n_y, std::int64_t n_x,
+                             std::int32_t max_label, std::int64_t min_size, std::int32_t dynamics, int n_threads,
+                             std::int32_t* cleaned) {
+    return clean(labels, {n_z, n_y, n_x, {-n_y, -1, 1, n_y}}, max_label, min_size, dynamics, n_threads, cleaned);
 }
 
 }  // namespace cellrt
