@@ -438,6 +438,8 @@ def test_explicit_rays_are_taken_as_they_are() -> None:
         ({"name": "Rays_Explicit", "kwargs": {"vertices0": [[1, 0, np.nan]], "faces0": [[0, 0, 0]]}}, ["vertices0"]),
         ({"name": "Rays_Explicit", "kwargs": {"vertices0": [[1, 0, 1]] * 4, "faces0": [[0, 1, 2]] * 4}}, ["faces"]),
         ({"name": "Rays_Explicit", "kwargs": {"vertices0": [[0, 0, 1]] * 9999, "faces0": []}}, ["vertices0"]),
+        ({"name": "Rays_Explicit", "kwargs": {"vertices0": [[0, 0, 10**400]], "faces0": [[0, 0, 0]]}}, ["vertices0"]),
+        ({"name": "Rays_GoldenSpiral", "kwargs": {"anisotropy": [10**400, 1, 1]}}, ["anisotropy of rays_json"]),
     ],
 )
 def test_rays_are_refused(data: Any, words: list[str]) -> None:
