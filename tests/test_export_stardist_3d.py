@@ -25,6 +25,7 @@ h5py = pytest.importorskip("h5py")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
+import cellrt  # noqa: E402
 from cellrt.errors import CellrtError, ModelError  # noqa: E402
 from cellrt.manifest import METADATA_KEY, Manifest, PercentileSpec  # noqa: E402
 from cellrt.session import Session  # noqa: E402
@@ -637,6 +638,16 @@ def test_file_describes_itself_and_nothing_else(tmp_path: Path) -> None:
     assert (manifest.input.axes, manifest.normalize, manifest.name) == ("ZYX", normalize, "mine")
     assert manifest.head.anisotropy == (2.5, 1, 1)
     assert manifest.head.rays.name == "Rays_Octo"
+
+
+@pytest.mark.parametrize("backbone", ["unet", "resnet"])
+def test_exported_file_passes_its_own_self_test(backbone: str, tmp_path: Path) -> None:
+    twin = Twin({"backbone": backbone, "grid": [1, 2, 2], "n_classes": 1})
+    summary = stardist.export(twin.save(tmp_path / "m"), tmp_path / "m.onnx")
+    assert summary.manifest.selftest.shape == (48, 48, 48)
+    outcome = cellrt.load(summary.output, providers=["cpu"]).selftest()
+    assert outcome.passed
+    assert outcome.n_objects == outcome.n_expected
 
 
 def test_same_folder_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:

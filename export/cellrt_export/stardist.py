@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import cellrt
 from cellrt.errors import CellrtError
-from cellrt.heads import star
+from cellrt.heads import star, star_3d
 from cellrt.instances import Instances
 from cellrt.manifest import AXES, InputSpec, Manifest, PercentileSpec, SourceSpec, Star3DSpec, StarSpec, TileSpec, pair
 from cellrt.session import Session
@@ -149,11 +149,7 @@ def export(
             multiple=tile.multiple,
             copies=peak_memory.CONVOLUTIONS if isinstance(head, StarSpec) else peak_memory.MATRICES[precision],
         ),
-        selftest=(
-            selftest.record(run, partial(_decode, head), n_channels=config.n_channel_in, multiple=tile.multiple)
-            if isinstance(head, StarSpec)
-            else None
-        ),
+        selftest=selftest.record(run, partial(_decode, head), n_channels=config.n_channel_in, multiple=tile.multiple),
     )
     model = assemble(manifest)
     onnxfile.check(model, Session(model, providers=["cpu"]).run, manifest=manifest)
@@ -204,10 +200,12 @@ def _tile_spec(config: StarConfig | ResnetConfig, layers: star_graph.Network, ru
     return TileSpec(multiple=multiple, receptive_field=measured or halo, halo=halo)
 
 
-def _decode(head: StarSpec, maps: NDArray[np.float32]) -> Instances:
+def _decode(head: StarSpec | Star3DSpec, maps: NDArray[np.float32]) -> Instances:
     """The objects of whole maps."""
-    shape = (maps.shape[1] * head.grid[0], maps.shape[2] * head.grid[1])
-    return star.decode(maps, head, shape=shape)
+    *depth, height, width = (side * step for side, step in zip(maps.shape[1:], head.grid, strict=True))
+    if isinstance(head, StarSpec):
+        return star.decode(maps, head, shape=(height, width))
+    return star_3d.decode(maps, head, shape=(depth[0], height, width))
 
 
 def _details(
