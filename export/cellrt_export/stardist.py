@@ -215,11 +215,18 @@ def _details(
     classes = "" if head.n_classes is None else f", {head.n_classes} classes"
     return {
         "head": f"{head.kind}, {head.n_rays} rays, grid {by(head.grid)}{classes}",
+        **({} if isinstance(head, StarSpec) else {"rays": _rays(head)}),
         "network": _described(config),
         "weights": onnxfile.PRECISIONS[precision],
         "receptive field": f"{by(tile.receptive_field)} pixels measured, halo {by(tile.halo)} pixels",
         "thresholds": f"prob {head.prob_thresh:.4g}, nms {head.nms_thresh:.4g}",
     }
+
+
+def _rays(head: Star3DSpec) -> str:
+    """The rays of a 3D model in a few words."""
+    sizes = head.anisotropy
+    return f"{head.rays.name}, anisotropy {'not stated' if sizes is None else ' x '.join(f'{s:g}' for s in sizes)}"
 
 
 def _described(config: StarConfig | ResnetConfig) -> str:
