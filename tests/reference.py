@@ -127,6 +127,22 @@ def label_regions_2d(
     return areas, boxes, centroids
 
 
+def label_regions_3d(
+    labels: NDArray[np.int32], n_labels: int
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]:
+    """One label at a time."""
+    areas = np.zeros(n_labels, np.int64)
+    boxes = np.zeros((n_labels, 6), np.int32)
+    centroids = np.full((n_labels, 3), -1.0)
+    for label in range(1, n_labels + 1):
+        voxels = np.argwhere(labels == label)
+        if len(voxels):
+            areas[label - 1] = len(voxels)
+            boxes[label - 1] = *voxels.min(0), *(voxels.max(0) + 1)
+            centroids[label - 1] = voxels.sum(0) / len(voxels)
+    return areas, boxes, centroids
+
+
 def relabel(labels: NDArray[np.int32]) -> tuple[NDArray[np.int32], int]:
     """Rank of each label among those that occur."""
     occurring = sorted(set(labels.ravel().tolist()) - {0})

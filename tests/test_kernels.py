@@ -484,6 +484,28 @@ def test_label_regions_are_those_of_the_twin(labels, n_labels, threads):
         np.testing.assert_array_equal(ours, twin)
 
 
+@given(
+    arrays(np.int32, st.tuples(*[st.integers(0, 6)] * 3), elements=st.integers(0, 6)), st.integers(6, 9), THREADS
+)
+def test_label_regions_of_volumes_are_those_of_the_twin(labels, n_labels, threads):
+    got = kernels.label_regions_3d(labels, n_labels=n_labels, threads=threads)
+    for ours, twin in zip(got, reference.label_regions_3d(labels, n_labels), strict=True):
+        np.testing.assert_array_equal(ours, twin)
+
+
+@given(LABELS, THREADS)
+def test_a_plane_is_a_volume_of_one_plane_in_each_direction(labels, threads):
+    areas, boxes, centroids = kernels.label_regions_2d(labels, n_labels=6, threads=threads)
+    is_there = (areas > 0)[:, None]
+    for axis in range(3):
+        volume = np.expand_dims(labels, axis)
+        found = kernels.label_regions_3d(volume, n_labels=6, threads=threads)
+        np.testing.assert_array_equal(found[0], areas)
+        np.testing.assert_array_equal(np.delete(found[1], [axis, 3 + axis], axis=1), boxes)
+        np.testing.assert_array_equal(found[1][:, [axis, 3 + axis]], np.where(is_there, [0, 1], 0))
+        np.testing.assert_array_equal(np.delete(found[2], axis, axis=1), centroids)
+
+
 @given(LABELS, st.sampled_from([1, 7, 100_000]), THREADS)
 def test_relabel_is_that_of_the_twin(labels, gap, threads):
     relabelled, n_labels = kernels.relabel(labels * gap, threads=threads)
@@ -499,6 +521,11 @@ def test_labels_of_a_large_image_are_the_same_for_any_number_of_threads():
     for other in regions[1:]:
         assert [part.tobytes() for part in other] == [part.tobytes() for part in regions[0]]
     np.testing.assert_array_equal(regions[0][0], np.bincount(labels.ravel(), minlength=5001)[1:])
+    volume = labels.reshape(9, 90, 770)
+    of_volume = [kernels.label_regions_3d(volume, n_labels=5000, threads=threads) for threads in (1, 2, 3)]
+    for other in of_volume[1:]:
+        assert [part.tobytes() for part in other] == [part.tobytes() for part in of_volume[0]]
+    np.testing.assert_array_equal(of_volume[0][0], regions[0][0])
     relabelled = [kernels.relabel(labels, threads=threads) for threads in (1, 2, 3)]
     for other in relabelled[1:]:
         np.testing.assert_array_equal(other[0], relabelled[0][0])
@@ -512,6 +539,10 @@ def test_labels_that_are_refused():
         kernels.label_regions_2d(labels, n_labels=5, threads=1)
     with pytest.raises(KernelError, match=r"expected labels in 0\.\.2, got 0 to 3"):
         kernels.label_regions_2d(abs(labels), n_labels=2, threads=2)
+    with pytest.raises(KernelError, match=r"expected labels in 0\.\.5, got -2 to 3"):
+        kernels.label_regions_3d(labels[np.newaxis], n_labels=5, threads=1)
+    with pytest.raises(KernelError, match=r"expected labels of shape \('any', 'any', 'any'\), got \(2, 2\)"):
+        kernels.label_regions_3d(abs(labels), n_labels=5, threads=1)
     with pytest.raises(KernelError, match="expected labels that are not negative, got -2"):
         kernels.relabel(labels, threads=1)
     with pytest.raises(KernelError, match="expected labels as a int32 array, got int64"):
@@ -568,6 +599,7 @@ def long_calls() -> dict[str, Callable[[], object]]:
             coords, np.arange(401) * 32, np.arange(400), shape=(3000, 3000), threads=1
         ),
         "label_regions_2d": lambda: kernels.label_regions_2d(labels, n_labels=1, threads=1),
+        "label_regions_3d": lambda: kernels.label_regions_3d(labels.reshape(50, 500, 1000), n_labels=1, threads=1),
         "relabel": lambda: kernels.relabel(labels, threads=1),
     }
 

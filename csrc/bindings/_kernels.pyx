@@ -167,6 +167,16 @@ def label_regions_2d(const int32_t[:, ::1] labels, int32_t n_threads, int64_t[::
     return status
 
 
+def label_regions_3d(const int32_t[:, :, ::1] labels, int32_t n_threads, int64_t[::1] areas, int32_t[:, ::1] boxes,
+                     double[:, ::1] centroids):
+    cdef int32_t status
+    cdef int32_t n_labels = <int32_t>areas.shape[0]
+    with nogil:
+        status = c.cellrt_label_regions_3d(&labels[0, 0, 0], labels.shape[0], labels.shape[1], labels.shape[2],
+                                           n_labels, n_threads, &areas[0], &boxes[0, 0], &centroids[0, 0])
+    return status
+
+
 def relabel(const int32_t[::1] labels, int32_t n_threads, int32_t[::1] table, int32_t[::1] relabelled):
     cdef int32_t status
     cdef int32_t max_label = <int32_t>(table.shape[0] - 1)

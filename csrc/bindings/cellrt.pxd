@@ -63,6 +63,9 @@ cdef extern from "cellrt.h" nogil:
     int32_t cellrt_label_regions_2d(
         const int32_t *labels, int64_t n_y, int64_t n_x, int32_t n_labels, int32_t n_threads,
         int64_t *areas, int32_t *boxes, double *centroids)
+    int32_t cellrt_label_regions_3d(
+        const int32_t *labels, int64_t n_z, int64_t n_y, int64_t n_x, int32_t n_labels, int32_t n_threads,
+        int64_t *areas, int32_t *boxes, double *centroids)
     int32_t cellrt_relabel(
         const int32_t *labels, int64_t n_pixels, int32_t max_label, int32_t n_threads, int32_t *table,
         int32_t *relabelled, int32_t *n_labels)

@@ -1,5 +1,6 @@
 // Label images of any kind through everything that takes them: masks, diffusion, quality control, cleaning, outlines,
 // overlaps and their matching.
+#include <algorithm>
 #include <cmath>
 
 #include "cellrt.h"
@@ -57,6 +58,21 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t siz
     expect(cellrt_clean_labels_2d(labels.data(), n_y, n_x, n_labels, min_size, dynamics, n_threads, cleaned.data(),
                                   &n_cleaned) == CELLRT_OK);
     for (const std::int32_t label : cleaned) expect(label >= 0 && label <= n_cleaned);
+
+    // As many planes as divide the rows.
+    const std::int64_t n_planes = n_y % 3 == 0 ? 3 : n_y % 2 == 0 ? 2 : 1;
+    std::vector<std::int64_t> areas(static_cast<std::size_t>(n_labels));
+    std::vector<std::int32_t> boxes(6 * areas.size());
+    std::vector<double> centroids(3 * areas.size());
+    expect(cellrt_label_regions_3d(labels.data(), n_planes, n_y / n_planes, n_x, n_labels, n_threads, areas.data(),
+                                   boxes.data(), centroids.data()) == CELLRT_OK);
+    for (std::size_t i = 0; i < areas.size(); ++i) {
+        expect(areas[i] == std::count(labels.begin(), labels.end(), static_cast<std::int32_t>(i) + 1));
+        for (std::size_t axis = 0; axis < 3 && areas[i] > 0; ++axis) {
+            const double centroid = centroids[3 * i + axis];
+            expect(boxes[6 * i + axis] <= centroid && centroid <= boxes[6 * i + 3 + axis] - 1);
+        }
+    }
 
     std::vector<std::int64_t> offsets(static_cast<std::size_t>(n_labels) + 1);
     std::int32_t status =

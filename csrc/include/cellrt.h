@@ -326,6 +326,16 @@ CELLRT_API int32_t cellrt_paint_polygons_2d(const float *coords, const int64_t *
 CELLRT_API int32_t cellrt_label_regions_2d(const int32_t *labels, int64_t n_y, int64_t n_x, int32_t n_labels,
                                            int32_t n_threads, int64_t *areas, int32_t *boxes, double *centroids);
 
+/* Volume, bounding box and centroid of every label 1..n_labels of a label image of three dimensions.
+ *
+ * labels     n_z * n_y * n_x int32 in 0..n_labels; others give CELLRT_ERROR_ARGUMENT
+ * areas      n_labels int64: voxels of label i + 1 (0 if absent)
+ * boxes      n_labels * 6 int32: z_begin, y_begin, x_begin, z_end, y_end, x_end, half open; all 0 if absent
+ * centroids  n_labels * 3 doubles: mean z, mean y, mean x; -1 if absent */
+CELLRT_API int32_t cellrt_label_regions_3d(const int32_t *labels, int64_t n_z, int64_t n_y, int64_t n_x,
+                                           int32_t n_labels, int32_t n_threads, int64_t *areas, int32_t *boxes,
+                                           double *centroids);
+
 /* The outer boundary of every label as a polygon along the edges of its pixels, vertices only at corners. Of a label in
  * several parts (4-connected) the largest is traced, of equal ones the first by rows; holes are not traced. Painting the
  * polygons gives the parts back, pixel for pixel, where they have no holes.

@@ -15,6 +15,7 @@
 #include "label_outlines_2d.hpp"
 #include "label_overlaps.hpp"
 #include "label_regions_2d.hpp"
+#include "label_regions_3d.hpp"
 #include "match_pairs.hpp"
 #include "normalize.hpp"
 #include "object_probability_2d.hpp"
@@ -338,6 +339,23 @@ std::int32_t cellrt_label_regions_2d(const std::int32_t* labels, std::int64_t n_
         require_array(boxes, n_labels);
         require_array(centroids, n_labels);
         cellrt::label_regions_2d(labels, n_y, n_x, n_labels, n_threads, areas, boxes, centroids);
+    });
+}
+
+std::int32_t cellrt_label_regions_3d(const std::int32_t* labels, std::int64_t n_z, std::int64_t n_y, std::int64_t n_x,
+    std::int32_t n_labels, std::int32_t n_threads, std::int64_t* areas, std::int32_t* boxes, double* centroids) {
+    return status_of([&] {
+        for (const std::int64_t side : {n_z, n_y, n_x}) require_range(side, 0, largest_side);
+        const std::int64_t n_voxels = checked_product({n_z, n_y, n_x});
+        // The sums of coordinates have 63 bits.
+        require(n_voxels == 0 || n_voxels <= INT64_MAX / 2 / std::max({n_z, n_y, n_x}));
+        require_array(labels, n_voxels);
+        require(n_labels >= 0);
+        require_threads(n_threads);
+        require_array(areas, n_labels);
+        require_array(boxes, n_labels);
+        require_array(centroids, n_labels);
+        cellrt::label_regions_3d(labels, n_z, n_y, n_x, n_labels, n_threads, areas, boxes, centroids);
     });
 }
 

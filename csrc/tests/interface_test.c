@@ -194,9 +194,9 @@ static void test_labels(void) {
     const int32_t sparse[] = {0, 70, 5, 70, 0, 6};
     const int32_t renumbered[] = {0, 3, 1, 3, 0, 2};
     const float not_finite[] = {0, 0, 0, 2, 2, 2, 2, NAN, 1, 1, 1, 3, 3, 1};
-    int32_t labels[16], boxes[3 * 4], table[71], relabelled[6], n_labels = -1;
+    int32_t labels[16], boxes[3 * 6], table[71], relabelled[6], n_labels = -1;
     int64_t areas[3];
-    double centroids[3 * 2];
+    double centroids[3 * 3];
 
     CHECK(cellrt_paint_polygons_2d(coords, offsets, order, 2, 4, 4, 2, labels) == CELLRT_OK);
     CHECK(memcmp(labels, expected, sizeof expected) == 0);
@@ -210,6 +210,17 @@ static void test_labels(void) {
     CHECK(boxes[4] == 1 && boxes[5] == 1 && boxes[6] == 4 && boxes[7] == 4 && boxes[8] == 0 && boxes[11] == 0);
     CHECK(centroids[0] == 0.6 && centroids[1] == 0.6 && centroids[4] == -1.0);
     CHECK(cellrt_label_regions_2d(expected, 4, 4, 1, 1, areas, boxes, centroids) == CELLRT_ERROR_ARGUMENT);
+
+    /* The same labels as two planes of two rows: label 2 begins in the last row of the first. */
+    CHECK(cellrt_label_regions_3d(expected, 2, 2, 4, 3, 2, areas, boxes, centroids) == CELLRT_OK);
+    CHECK(areas[0] == 5 && areas[1] == 6 && areas[2] == 0);
+    CHECK(boxes[6] == 0 && boxes[7] == 0 && boxes[8] == 1 && boxes[9] == 2 && boxes[10] == 2 && boxes[11] == 4);
+    CHECK(boxes[12] == 0 && boxes[17] == 0);
+    CHECK(centroids[3] == 0.5 && centroids[4] == 4.0 / 6.0 && centroids[5] == 10.0 / 6.0 && centroids[6] == -1.0);
+    CHECK(cellrt_label_regions_3d(expected, 2, 2, 4, 1, 1, areas, boxes, centroids) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_label_regions_3d(expected, 2, -1, 4, 3, 1, areas, boxes, centroids) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_label_regions_3d(expected, 2, 2, 4, 3, -1, areas, boxes, centroids) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_label_regions_3d(NULL, 2, 2, 4, 3, 1, areas, boxes, centroids) == CELLRT_ERROR_ARGUMENT);
 
     CHECK(cellrt_relabel(sparse, 6, 70, 1, table, relabelled, &n_labels) == CELLRT_OK);
     CHECK(n_labels == 3 && memcmp(relabelled, renumbered, sizeof renumbered) == 0);

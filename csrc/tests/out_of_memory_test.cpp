@@ -73,9 +73,9 @@ void test_stars() {
     });
 
     constexpr std::int64_t side = 180;
-    std::vector<std::int32_t> labels(side * side), boxes(4 * n), table(n + 1);
+    std::vector<std::int32_t> labels(side * side), boxes(6 * n), table(n + 1);
     std::vector<std::int64_t> areas(n);
-    std::vector<double> centroids(2 * n);
+    std::vector<double> centroids(3 * n);
     std::int32_t n_labels = -1;
     fail_each_allocation([&] {
         return cellrt_paint_polygons_2d(coords.data(), offsets.data(), order.data(), n, side, side, n_threads,
@@ -83,6 +83,10 @@ void test_stars() {
     });
     fail_each_allocation([&] {
         return cellrt_label_regions_2d(labels.data(), side, side, n, n_threads, areas.data(), boxes.data(),
+                                       centroids.data());
+    });
+    fail_each_allocation([&] {
+        return cellrt_label_regions_3d(labels.data(), 2, side / 2, side, n, n_threads, areas.data(), boxes.data(),
                                        centroids.data());
     });
     fail_each_allocation([&] {

@@ -24,6 +24,8 @@ static void test_nothing(void) {
     CHECK(cellrt_object_probability_2d(NULL, 7, 0, 0, 0, NULL) == CELLRT_OK);
     CHECK(cellrt_paint_polygons_2d(NULL, &offset, NULL, 0, 0, 0, 0, NULL) == CELLRT_OK);
     CHECK(cellrt_label_regions_2d(NULL, 0, 7, 0, 0, NULL, NULL, NULL) == CELLRT_OK);
+    CHECK(cellrt_label_regions_3d(NULL, 3, 0, 7, 0, 0, NULL, NULL, NULL) == CELLRT_OK);
+    CHECK(cellrt_label_regions_3d(NULL, 1 << 20, 1 << 20, 0, 0, 0, NULL, NULL, NULL) == CELLRT_OK);
     CHECK(cellrt_relabel(NULL, 0, 0, 0, &table, NULL, &n_labels) == CELLRT_OK);
     CHECK(n_labels == 0 && table == 0);
     CHECK(cellrt_flow_follow_2d(NULL, NULL, 0, 9, 0.0f, CELLRT_DYNAMICS_V4, 1, 200, NULL, 0, 0, &n, NULL, NULL) ==
@@ -50,9 +52,9 @@ static void test_one_pixel(void) {
     double values[4];
     const float low = 7.0f, divisor = 1e-20f;
     float out[16];
-    int32_t label = -1, box[4];
+    int32_t label = -1, box[6];
     int64_t area;
-    double centroid[2];
+    double centroid[3];
     int i;
 
     /* Any stride will do for a side of one pixel. */
@@ -64,6 +66,8 @@ static void test_one_pixel(void) {
     CHECK(label == 1);
     CHECK(cellrt_label_regions_2d(&label, 1, 1, 1, 0, &area, box, centroid) == CELLRT_OK);
     CHECK(area == 1 && box[2] == 1 && centroid[0] == 0.0);
+    CHECK(cellrt_label_regions_3d(&label, 1, 1, 1, 1, 0, &area, box, centroid) == CELLRT_OK);
+    CHECK(area == 1 && box[0] == 0 && box[5] == 1 && centroid[2] == 0.0);
 }
 
 /* A side of one pixel has no distance to normalise by, and a flow there nowhere to go. */

@@ -98,6 +98,13 @@ def label_regions_2d(
     boxes: NDArray[np.int32],
     centroids: NDArray[np.float64],
 ) -> int: ...
+def label_regions_3d(
+    labels: NDArray[np.int32],
+    n_threads: int,
+    areas: NDArray[np.int64],
+    boxes: NDArray[np.int32],
+    centroids: NDArray[np.float64],
+) -> int: ...
 def relabel(
     labels: NDArray[np.int32], n_threads: int, table: NDArray[np.int32], relabelled: NDArray[np.int32]
 ) -> tuple[int, int]: ...

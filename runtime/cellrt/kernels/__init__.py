@@ -13,6 +13,7 @@ from cellrt.kernels.labels import (
     label_outlines_2d,
     label_overlaps,
     label_regions_2d,
+    label_regions_3d,
     match_pairs,
     relabel,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "label_outlines_2d",
     "label_overlaps",
     "label_regions_2d",
+    "label_regions_3d",
     "match_pairs",
     "normalize",
     "object_probability_2d",

@@ -54,6 +54,38 @@ def label_regions_2d(
     return areas, boxes, centroids
 
 
+def label_regions_3d(
+    labels: NDArray[np.int32], *, n_labels: int, threads: int
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]:
+    """Volume, bounding box and centroid of every label 1..n_labels.
+
+    Parameters
+    ----------
+    labels : int32 (Z, Y, X)
+        Contiguous, 0..n_labels.
+    n_labels : int
+    threads : int
+        0 uses every usable core.
+
+    Returns
+    -------
+    areas : int64 (n_labels,)
+        Voxels; 0 for a label that does not occur.
+    boxes : int32 (n_labels, 6)
+        z_begin, y_begin, x_begin, z_end, y_end, x_end, half open; 0 for a label that does not occur.
+    centroids : float64 (n_labels, 3)
+        Mean (z, y, x); -1 for a label that does not occur.
+    """
+    check_array("labels", labels, np.int32, (-1, -1, -1))
+    n_labels = whole_number("n_labels", n_labels, 0, MAX_INT32)
+    areas = np.empty(n_labels, np.int64)
+    boxes = np.empty((n_labels, 6), np.int32)
+    centroids = np.empty((n_labels, 3), np.float64)
+    status = _kernels.label_regions_3d(labels, thread_count(threads), areas, boxes, centroids)
+    check_labels_status(status, "label_regions_3d", labels, n_labels)
+    return areas, boxes, centroids
+
+
 def relabel(labels: NDArray[np.int32], *, threads: int) -> tuple[NDArray[np.int32], int]:
     """Renumber labels to 1..n without gaps, keeping their order; 0 stays 0.
 
