@@ -178,9 +178,9 @@ def require(name: str) -> ModuleType:
     try:
         return __import__(name)
     except ImportError as error:
-        package = {"PIL": "pillow"}.get(name, name)
+        package, extra = {"PIL": ("pillow", "io"), "zarr": ("zarr", "screen")}.get(name, (name, "io"))
         raise CellrtError(
-            f'expected {package} to be installed for this file format, got {error}; run: pip install "cellrt[io]"'
+            f'expected {package} to be installed for this file format, got {error}; run: pip install "cellrt[{extra}]"'
         ) from error
 
 

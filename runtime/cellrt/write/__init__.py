@@ -1,24 +1,18 @@
-"""Files out: instances -> label images, tables, polygons, overlays and the files of Cellpose.
+"""Files out: instances -> label images, tables, polygons, meshes, overlays and the files of Cellpose.
 
 Every file is written under a temporary name and renamed when it is whole. The files of one image appear together or not
 at all, and older ones of that name are replaced together or not at all. Each carries a mark by which `is_output` knows
 it again. The same instances give the same bytes. Knows formats; never models.
 
-Coordinates in the table are those of `Instances`: pixel centres at integers. ImageJ and QuPath put the corner of the
-first pixel at (0, 0), so their polygons lie half a pixel further down and right. Cellpose's files count pixels.
+Coordinates in tables and meshes are those of `Instances`: pixel centres at integers. ImageJ and QuPath put the corner
+of the first pixel at (0, 0), so their polygons lie half a pixel further down and right. Cellpose's files count pixels.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
-import errno
-import io
 import os
-import re
-import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,39 +20,24 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from cellrt import kernels
 from cellrt.errors import CellrtError, FileError
 from cellrt.instances import Instances
 from cellrt.readers import require
 from cellrt.write.contours import contours
-from cellrt.write.overlay import draw
+from cellrt.write.labels import LABELS_MARK, ZARR_HEAD, write_tiff, write_zarr
+from cellrt.write.meshes import OBJ_MARK, PLY_MARK, write_obj, write_ply
+from cellrt.write.overlay import draw, draw_sections
 from cellrt.write.polygons import GEOJSON_MARK, ROIS_MARK, write_geojson, write_rois
+from cellrt.write.result import Result, result_of
 from cellrt.write.seg import SEG_MARK, write_seg
+from cellrt.write.table import TABLE_MARKS, write_table
+from cellrt.write.whole import remove, renaming, replacing, sweep
 
 __all__ = ["FORMATS", "Format", "check", "is_output", "paths_of", "replacing", "set_aside", "sweep", "write"]
 
-_LIMIT = 10_000_000  # pixels: larger coordinates are no image's, and products of two of them would not be exact
-_TABLE = ["id", "class", "score", "y", "x", "area", "y_begin", "x_begin", "y_end", "x_end"]
-_TABLE_MARK = ",".join(_TABLE).encode()
 # Readers of the file of outlines take 12 and +0000000000000000012 for the same number; only cellrt writes the latter.
 _OUTLINES_MARK = b"+00000000000"
-_TEMPORARY = re.compile(r"\.cellrt-[0-9a-f]{12}\.part")
-_STALE = 3600  # seconds: no file takes that long to write
-
-
-@dataclass(frozen=True)
-class _Result:
-    """All that is known of one image when its files are written."""
-
-    instances: Instances
-    image: NDArray[Any] | None  # (C, Y, X)
-    class_names: Mapping[int, str]  # of the classes that occur
-    areas: NDArray[np.int64]  # (n,) pixels in the label image
-    boxes: NDArray[np.int32]  # (n, 4) y_begin, x_begin, y_end, x_end in the label image
-    maps: NDArray[np.float32] | None  # (3, y, x) flow along y and x, cell logit
-    channels: tuple[int, int]  # by Cellpose's numbers
-    diameter: float | None  # pixels
-    source: str | os.PathLike[str] | None  # the image's file
+_IMAGES, _VOLUMES = "images", "volumes"
 
 
 @dataclass(frozen=True)
@@ -67,10 +46,12 @@ class Format:
 
     suffix: str  # what follows the stem in the file's name
     description: str
-    mark: bytes  # what its files hold in their first kilobyte or at their end, and other programs' do not
-    write: Callable[[_Result, BinaryIO], None]
+    marks: tuple[bytes, ...]  # one is in the file's first kilobyte or at its end, and in other programs' files none is
+    write: Callable[[Result, Any], None]  # into an open file, or an empty folder
     package: str | None = None  # the optional package that writes it
     may_be_empty: bool = False  # whether a file without a byte is one, of no objects
+    only: str | None = None  # "images" or "volumes", if it can hold no others
+    head: str = ""  # which file carries the mark, if the format is a folder
 
 
 def write(
@@ -84,8 +65,9 @@ def write(
     channels: Sequence[int] | None = None,
     diameter: float | None = None,
     source: str | os.PathLike[str] | None = None,
+    anisotropy: float | None = None,
 ) -> list[Path]:
-    """Write the objects of one image in several formats.
+    """Write the objects of one image or volume in several formats.
 
     Parameters
     ----------
@@ -94,20 +76,22 @@ def write(
     stem : str or Path
         Folder and name of the files without their endings, such as ``results/cell``. The folder is created.
     formats : sequence of str
-        Names out of `FORMATS`.
-    image : array (C, Y, X), optional
-        What the overlay is drawn on, as `image.as_image` gives it.
+        Names out of `FORMATS`. Polygons and outlines are of images only, meshes of volumes that a star model segmented.
+    image : array (C, Y, X) or (C, Z, Y, X), optional
+        What the overlay is drawn on, as `image.as_image` or `image.as_volume` gives it.
     class_names : sequence of str, optional
         Names of the classes 1, 2, ...; class 0 is "background". Default: their numbers.
     maps : float32 (3, y, x), optional
         What a flow model predicted (`FlowMaps.maps`), for "seg": Cellpose's program then shows it and can apply other
-        thresholds. At another resolution than the labels it is resized.
+        thresholds. At another resolution than the labels it is resized. Of a volume it is left out.
     channels : sequence of int, optional
         For "seg": the channels that were segmented, by Cellpose's numbers. Default: 0, 0.
     diameter : float, optional
         For "seg": of the objects, pixels.
     source : path, optional
         For "seg": the image's file, which Cellpose's program opens with it.
+    anisotropy : float, optional
+        Of a volume: from plane to plane, pixels. The overlay and "zarr" are stretched by it. Default: 1.
 
     Returns
     -------
@@ -119,25 +103,68 @@ def write(
     FileError
         If a file cannot be written; none of this call's is left, and older files of these names are as they were.
     CellrtError
-        If a format is unknown, the package for it is not installed, or the image, maps or class names do not fit.
+        If a format is unknown or cannot hold such objects, the package for it is not installed, or the image, maps or
+        class names do not fit.
     """
-    names = check(formats)
+    names = check(formats, _VOLUMES if instances.is_volume else _IMAGES)
     if "overlay" in names and image is None:
         raise CellrtError("expected an image to draw the overlay on, got none; pass image=, or leave out 'overlay'")
-    result = _result(instances, image, class_names, maps, channels, diameter, source)
+    meshes = [name for name in names if FORMATS[name].only == _VOLUMES]
+    if meshes and instances.polyhedra is None:
+        others = ", ".join(name for name, form in FORMATS.items() if form.only is None)
+        raise CellrtError(
+            f"expected objects with polyhedra, which star models find, for {meshes[0]!r}, got others; choose out of "
+            f"{others}"
+        )
+    result = result_of(
+        instances,
+        image=image,
+        class_names=class_names,
+        maps=maps,
+        channels=channels,
+        diameter=diameter,
+        source=source,
+        anisotropy=anisotropy,
+    )
     paths = paths_of(stem, names)
-    with replacing(paths) as files:
-        for name, file in zip(names, files, strict=True):
-            FORMATS[name].write(result, file)
+    folders = [path for name, path in zip(names, paths, strict=True) if FORMATS[name].head]
+    for path in folders:
+        if os.path.lexists(path) and not is_output(path):  # whatever is in it would be lost
+            raise FileError(
+                f"expected a new folder or an older label image of cellrt at {path}, got something else; choose "
+                "another name or remove it"
+            )
+    with renaming(paths, folders) as parts:
+        for name, path, part in zip(names, paths, parts, strict=True):
+            if path in folders:
+                FORMATS[name].write(result, part)
+            else:
+                with part.open("wb") as file:
+                    FORMATS[name].write(result, file)
     return paths
 
 
-def check(formats: Iterable[str]) -> list[str]:
-    """The names of formats, each once; a `CellrtError` if one is unknown or the package for it is not installed."""
+def check(formats: Iterable[str], kind: str | None = None) -> list[str]:
+    """The names of formats, each once.
+
+    Parameters
+    ----------
+    formats : sequence of str
+    kind : "images" or "volumes", optional
+        What the objects are of, if that is known.
+
+    Raises
+    ------
+    CellrtError
+        If a format is unknown, the package for it is not installed, or it cannot hold objects of this kind.
+    """
     names = list(dict.fromkeys(formats))
     for name in names:
         if name not in FORMATS:
             raise CellrtError(f"expected formats out of {', '.join(FORMATS)}, got {name!r}")
+        if kind is not None and FORMATS[name].only not in (None, kind):
+            fitting = ", ".join(other for other, form in FORMATS.items() if form.only in (None, kind))
+            raise CellrtError(f"expected formats for {kind}, which are {fitting}, got {name!r}")
         package = FORMATS[name].package
         if package is not None:
             require(package)
@@ -151,14 +178,16 @@ def paths_of(stem: str | Path, formats: Iterable[str]) -> list[Path]:
 
 
 def is_output(path: Path) -> bool:
-    """Whether cellrt wrote a file: its name ends as a format's and it carries the mark of that format."""
+    """Whether cellrt wrote a file or folder: its name ends as a format's and it carries the mark of that format."""
     for form in FORMATS.values():
         if path.name.removesuffix(".old").endswith(form.suffix):
             try:
-                with path.open("rb") as file:
+                with (path / form.head).open("rb") as file:
                     head = file.read(1024)
-                    file.seek(max(0, os.fstat(file.fileno()).st_size - len(form.mark)))
-                    return form.mark in head or file.read() == form.mark or (form.may_be_empty and not head)
+                    file.seek(max(0, os.fstat(file.fileno()).st_size - 1024))
+                    end = file.read()
+                    has_mark = any(mark in head or end.endswith(mark) for mark in form.marks)
+                    return has_mark or (form.may_be_empty and not head)
             except OSError:
                 return False
     return False
@@ -174,141 +203,34 @@ def set_aside(paths: Iterable[Path]) -> list[Path]:
         older = path.with_name(f"{path.name}.old")
         if is_output(path) and (is_output(older) or not os.path.lexists(older)):
             with contextlib.suppress(OSError):
+                if path.is_dir():  # which cannot take the place of another
+                    remove([older])
                 os.replace(path, older)
                 done.append(older)
     return done
 
 
-def sweep(folder: Path) -> None:
-    """Remove the temporary files that a killed run left in a folder; a young one may belong to a run under way."""
-    with contextlib.suppress(OSError):
-        for path in list(folder.iterdir()):
-            if _TEMPORARY.fullmatch(path.name):
-                with contextlib.suppress(OSError):
-                    if time.time() - path.stat().st_mtime > _STALE:
-                        path.unlink()
-
-
-def _result(
-    instances: Instances,
-    image: NDArray[Any] | None,
-    class_names: Sequence[str] | None,
-    maps: NDArray[np.float32] | None,
-    channels: Sequence[int] | None,
-    diameter: float | None,
-    source: str | os.PathLike[str] | None,
-) -> _Result:
-    """Check what belongs to the instances, and measure them."""
-    labels, classes = instances.labels, instances.classes
-    if image is not None and (image.ndim != 3 or image.shape[1:] != labels.shape):
-        raise CellrtError(f"expected an image (C, {labels.shape[0]}, {labels.shape[1]}), got shape {image.shape}")
-    if maps is not None and (maps.dtype != np.float32 or maps.ndim != 3 or len(maps) != 3 or maps.size == 0):
-        raise CellrtError(f"expected maps as float32 (3, y, x), got {maps.dtype} {maps.shape}; pass FlowMaps.maps")
-    for name, array in (("outlines", instances.rings[0]), ("scores", instances.scores)):
-        if not np.all(np.abs(array) < _LIMIT):
-            raise CellrtError(f"expected finite {name} of at most {_LIMIT}, got others; check what made the instances")
-    found = [] if classes is None else np.unique(classes).tolist()
-    if class_names is not None and found and found[-1] > len(class_names):
-        raise CellrtError(f"expected names for {found[-1]} classes, got {list(class_names)}; pass one per class")
-    names = {k: str(k) if class_names is None else ("background", *class_names)[k] for k in found}
-    # A few numbers per label: not worth a second thread.
-    areas, boxes, _ = kernels.label_regions_2d(labels, n_labels=len(instances), threads=1)
-    numbers = [*(channels or ()), 0, 0]
-    return _Result(instances, image, names, areas, boxes, maps, (numbers[0], numbers[1]), diameter, source)
-
-
-@contextlib.contextmanager
-def replacing(paths: Sequence[Path]) -> Iterator[list[BinaryIO]]:
-    """Open a temporary file beside each path; at the end rename them all. After an error everything is as it was."""
-    current = paths[0] if paths else Path()
-    temporary: list[Path] = []
-    older: list[Path] = []
-    renamed: list[tuple[Path, Path]] = []  # each is noted before it is done: undoing what was not done does nothing
-    try:
-        with contextlib.ExitStack() as stack:
-            files: list[BinaryIO] = []
-            for current in paths:
-                current.parent.mkdir(parents=True, exist_ok=True)
-                # a short name of its own: a long one plus an ending could pass the file system's limit
-                temporary.append(current.parent / f".cellrt-{uuid.uuid4().hex[:12]}.part")
-                files.append(stack.enter_context(temporary[-1].open("xb")))
-            yield files
-        # First all older files out of the way: one that another program holds open stops us here, nothing replaced.
-        for current, part in zip(paths, temporary, strict=True):
-            if current.is_dir():
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            if os.path.lexists(current):
-                older.append(part.with_suffix(".old"))
-                renamed.append((current, older[-1]))
-                os.replace(current, older[-1])
-        for current, part in zip(paths, temporary, strict=True):
-            renamed.append((part, current))
-            os.replace(part, current)
-    except BaseException as error:
-        # an OSError of the writers above belongs to this block too: the disk is full, the network drive is gone
-        for before, after in reversed(renamed):
-            with contextlib.suppress(OSError):
-                os.replace(after, before)
-        _unlink(temporary)
-        if isinstance(error, OSError):
-            held = isinstance(error, PermissionError)
-            advice = f"close {current.name} in other programs" if held else "free space there"
-            raise FileError(
-                f"expected to write {', '.join(path.name for path in paths)} into {current.parent}, got: "
-                f"{error.strerror or error}; {advice} or choose another folder"
-            ) from error
-        raise
-    _unlink(older)
-
-
-def _unlink(paths: Iterable[Path]) -> None:
-    """Remove files, as far as that is possible."""
-    for path in paths:
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
-
-
-def _write_labels(result: _Result, file: BinaryIO) -> None:
-    """Label image as TIFF: deflate, uint16 if that holds every label, else uint32."""
-    tifffile = require("tifffile")
-    wide = len(result.instances) > np.iinfo(np.uint16).max
-    labels = result.instances.labels.astype(np.uint32 if wide else np.uint16)
-    # Level 1 takes a third of level 6's time for twice the size, which is a fiftieth of the pixels' either way.
-    tifffile.imwrite(
-        file,
-        labels,
-        photometric="minisblack",
-        compression="zlib",
-        compressionargs={"level": 1},
-        metadata={"axes": "YX", "software": "cellrt"},  # the mark; the tag of that name lies beyond all strips' places
-        software="cellrt",
-    )
-
-
-def _write_csv(result: _Result, file: BinaryIO) -> None:
-    """Table with a row per object, also for an object of which no pixel is left (area 0)."""
-    instances = result.instances
-    text = io.StringIO(newline="")
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(_TABLE)
-    columns = (instances.scores.tolist(), instances.points.tolist(), result.areas.tolist(), result.boxes.tolist())
-    for index, (score, (y, x), area, box) in enumerate(zip(*columns, strict=True)):
-        name = "" if instances.classes is None else result.class_names[int(instances.classes[index])]
-        table.writerow([index + 1, name, f"{score:.6f}", f"{y:.2f}", f"{x:.2f}", area, *box])
-    file.write(text.getvalue().encode())
-
-
-def _write_rois(result: _Result, file: BinaryIO) -> None:
+def _write_rois(result: Result, file: BinaryIO) -> None:
     """ImageJ ROI zip."""
     write_rois(result.instances, file)
 
 
-def _write_geojson(result: _Result, file: BinaryIO) -> None:
+def _write_geojson(result: Result, file: BinaryIO) -> None:
     """GeoJSON for QuPath."""
     write_geojson(result.instances, result.areas, result.class_names, file)
 
 
-def _write_outlines(result: _Result, file: BinaryIO) -> None:
+def _write_ply(result: Result, file: BinaryIO) -> None:
+    """Mesh as PLY."""
+    write_ply(result.instances, file)
+
+
+def _write_obj(result: Result, file: BinaryIO) -> None:
+    """Mesh as OBJ."""
+    write_obj(result.instances, file)
+
+
+def _write_outlines(result: Result, file: BinaryIO) -> None:
     """Cellpose's text file of outlines: a line per object, x,y,x,y,... of its outermost pixels.
 
     The points are those of Cellpose: of an object in parts the longest walk around one. Two differences: the first
@@ -326,7 +248,7 @@ def _write_outlines(result: _Result, file: BinaryIO) -> None:
         file.write(",".join(numbers).encode() + b"\n")
 
 
-def _write_seg(result: _Result, file: BinaryIO) -> None:
+def _write_seg(result: Result, file: BinaryIO) -> None:
     """Cellpose's file of masks and flows."""
     write_seg(
         result.instances.labels,
@@ -338,30 +260,49 @@ def _write_seg(result: _Result, file: BinaryIO) -> None:
     )
 
 
-def _write_overlay(result: _Result, file: BinaryIO) -> None:
+def _write_overlay(result: Result, file: BinaryIO) -> None:
     """Picture of the image with the outlines, PNG."""
     require("PIL")
     from PIL import Image, PngImagePlugin
 
-    assert result.image is not None  # checked in _result
+    assert result.image is not None  # checked in write
     text = PngImagePlugin.PngInfo()
     text.add_text("Software", "cellrt")
-    picture = Image.fromarray(draw(result.image, result.instances.rings))
-    picture.save(file, format="PNG", compress_level=1, pnginfo=text)
+    if result.instances.is_volume:
+        picture = draw_sections(result.image, result.instances.labels, result.boxes, result.anisotropy)
+    else:
+        picture = draw(result.image, result.instances.rings)
+    Image.fromarray(picture).save(file, format="PNG", compress_level=1, pnginfo=text)
 
 
 FORMATS = {
     "labels": Format(
-        "_labels.tif", "label image: uint16 or uint32 TIFF", b'"software": "cellrt"', _write_labels, package="tifffile"
+        "_labels.tif",
+        "label image: uint16 or uint32 TIFF, of volumes OME-TIFF",
+        (LABELS_MARK,),
+        write_tiff,
+        package="tifffile",
     ),
-    "csv": Format(".csv", "table: class, score, point, area and box of each object", _TABLE_MARK, _write_csv),
-    "rois": Format("_rois.zip", "polygons: ROIs of ImageJ and Fiji", ROIS_MARK, _write_rois),
-    "geojson": Format(".geojson", "polygons: detections of QuPath", GEOJSON_MARK, _write_geojson),
+    "csv": Format(".csv", "table: class, score, point, area and box of each object", TABLE_MARKS, write_table),
+    "rois": Format("_rois.zip", "polygons: ROIs of ImageJ and Fiji", (ROIS_MARK,), _write_rois, only=_IMAGES),
+    "geojson": Format(".geojson", "polygons: detections of QuPath", (GEOJSON_MARK,), _write_geojson, only=_IMAGES),
+    "zarr": Format("_labels.zarr", "label image: OME-Zarr", (LABELS_MARK,), write_zarr, package="zarr", head=ZARR_HEAD),
+    "ply": Format(".ply", "meshes: binary PLY with colours and labels", (PLY_MARK,), _write_ply, only=_VOLUMES),
+    "obj": Format(".obj", "meshes: Wavefront OBJ", (OBJ_MARK,), _write_obj, only=_VOLUMES),
     "overlay": Format(
-        "_overlay.png", "picture: the image with the outlines", b"Software\0cellrt", _write_overlay, package="PIL"
+        "_overlay.png",
+        "picture: the image with the outlines, of volumes three sections",
+        (b"Software\0cellrt",),
+        _write_overlay,
+        package="PIL",
     ),
-    "seg": Format("_seg.npy", "masks and flows: for correction with Cellpose's program", SEG_MARK, _write_seg),
+    "seg": Format("_seg.npy", "masks and flows: for correction with Cellpose's program", (SEG_MARK,), _write_seg),
     "outlines": Format(
-        "_cp_outlines.txt", "outlines: Cellpose's text file", _OUTLINES_MARK, _write_outlines, may_be_empty=True
+        "_cp_outlines.txt",
+        "outlines: Cellpose's text file",
+        (_OUTLINES_MARK,),
+        _write_outlines,
+        may_be_empty=True,
+        only=_IMAGES,
     ),
 }
