@@ -484,9 +484,7 @@ def test_label_regions_are_those_of_the_twin(labels, n_labels, threads):
         np.testing.assert_array_equal(ours, twin)
 
 
-@given(
-    arrays(np.int32, st.tuples(*[st.integers(0, 6)] * 3), elements=st.integers(0, 6)), st.integers(6, 9), THREADS
-)
+@given(arrays(np.int32, st.tuples(*[st.integers(0, 6)] * 3), elements=st.integers(0, 6)), st.integers(6, 9), THREADS)
 def test_label_regions_of_volumes_are_those_of_the_twin(labels, n_labels, threads):
     got = kernels.label_regions_3d(labels, n_labels=n_labels, threads=threads)
     for ours, twin in zip(got, reference.label_regions_3d(labels, n_labels), strict=True):
