@@ -17,29 +17,26 @@ from cellrt.heads.flow import MAX_STEPS
 from cellrt.heads.star_3d import MODES
 from cellrt.manifest import FLOW_TILES
 
-# Options of `segment` that not every kind of model has, by the names of their values, which are None unless given.
-_FLOW_OPTIONS = (
-    "diameter",
-    "invert",
-    "flow_threshold",
-    "cellprob_threshold",
-    "niter",
-    "min_size",
-    "resample",
-    "augment",
-)
-_OF_KINDS = {
-    **dict.fromkeys(("prob_thresh", "nms_thresh", "scale"), ("star", "star3d")),
-    **dict.fromkeys((*_FLOW_OPTIONS, "do_3D", "anisotropy", "flow3D_smooth"), ("flow",)),
-    **dict.fromkeys(("mode", "overlap_label"), ("star3d",)),
-    "stitch_threshold": ("star", "flow"),
-}
 DEFAULT_MODEL = "nuclei"  # of `segment`
 _KINDS = {
     "star": "star models (StarDist)",
     "flow": "flow models (Cellpose)",
     "star3d": "star models of volumes (StarDist 3D)",
 }
+# Options of `segment` that not every kind of model has, by the names of their values, which are None unless given.
+_OPTIONS = (
+    (("star", "star3d"), _KINDS["star"], ("prob_thresh", "nms_thresh", "scale")),
+    (("star3d",), _KINDS["star3d"], ("mode", "overlap_label")),
+    (
+        ("flow",),
+        _KINDS["flow"],
+        (
+            *("diameter", "invert", "flow_threshold", "cellprob_threshold", "niter", "min_size", "resample", "augment"),
+            *("do_3D", "anisotropy", "flow3D_smooth"),
+        ),
+    ),
+    (("star", "flow"), "models of images", ("stitch_threshold",)),
+)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -50,7 +47,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         unfit = {
             "--save": arguments.save not in (None, ["labels"]),
             "--profile": arguments.profile,
-            "numbers of --tiles": isinstance(arguments.tiles, tuple),
+            "--tiles Y,X": isinstance(arguments.tiles, tuple),
             "--stitch-threshold": arguments.stitch_threshold is not None,
             "--do-3D": arguments.do_3D is not None,
         }
@@ -66,11 +63,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def check_kind(arguments: argparse.Namespace, kind: str) -> None:
     """Raise a `CellrtError` if `segment` was given options that a model of this kind ("star", "flow", ...) lacks."""
-    for name, kinds in _OF_KINDS.items():
-        if kind not in kinds and getattr(arguments, name) is not None:
-            others = " and ".join(_KINDS[other] for other in kinds)
+    for kinds, owners, names in _OPTIONS:
+        given = [_flag(name) for name in names if getattr(arguments, name) is not None]
+        if given and kind not in kinds:
             raise CellrtError(
-                f"expected options for {_KINDS[kind]}, got {_flag(name)} for {others}; leave that out, or choose "
+                f"expected options for {_KINDS[kind]}, got {', '.join(given)} for {owners}; leave that out, or choose "
                 "another model"
             )
     tiles = arguments.tiles

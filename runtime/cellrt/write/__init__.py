@@ -237,7 +237,7 @@ def _write_outlines(result: Result, file: BinaryIO) -> None:
     number is written at length, and an object with no more than four points has them, where Cellpose leaves the line
     empty and its ImageJ macro stops there. An object without a pixel has no line.
     """
-    pixels, offsets, owners = contours(result.instances.labels)
+    pixels, offsets, owners = contours(result.objects)
     # parts sorted by label, then length, then place: the last one of each label counts
     order = np.lexsort((np.arange(len(owners)), np.diff(offsets), owners))
     longest = order[np.diff(owners[order], append=0) != 0]
@@ -251,7 +251,7 @@ def _write_outlines(result: Result, file: BinaryIO) -> None:
 def _write_seg(result: Result, file: BinaryIO) -> None:
     """Cellpose's file of masks and flows."""
     write_seg(
-        result.instances.labels,
+        result.objects,
         result.maps,
         channels=result.channels,
         diameter=result.diameter,
@@ -269,7 +269,7 @@ def _write_overlay(result: Result, file: BinaryIO) -> None:
     text = PngImagePlugin.PngInfo()
     text.add_text("Software", "cellrt")
     if result.instances.is_volume:
-        picture = draw_sections(result.image, result.instances.labels, result.boxes, result.anisotropy)
+        picture = draw_sections(result.image, result.objects, result.boxes, result.anisotropy)
     else:
         picture = draw(result.image, result.instances.rings)
     Image.fromarray(picture).save(file, format="PNG", compress_level=1, pnginfo=text)
