@@ -9,7 +9,7 @@ Activations have a scale and a zero point per tensor, from the extremes: cutting
 int8, symmetric, with a scale per channel of the result and at most 64 in magnitude. x86-64 CPUs without VNNI add two
 products in 16 bits and saturate there; 2 * 255 * 64 is below 2^15, so that all CPUs have the same sums, and the full
 speed of 8 bits. Measured, the bit that this gives away costs up to 0.03 of AP at IoU 0.9; uint8 kernels, which need no
-such limit, made a network slower than float32 on a CPU with AVX2.
+such limit, make `nuclei` slower than float32 on a CPU with AVX2 (0.9x, for 1.3x with these).
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Plan:
 def plan(graph: GraphBuilder, *, keep: Collection[str] = ()) -> Plan:
     """Decide what is computed in 8 bits: convolutions, ReLU behind them, and what moves their results about.
 
-    Sums stay in float32, and so does what is computed of them: residual networks, whose sums run through all layers,
-    lose objects otherwise, and gain nothing.
+    Sums stay in float32, and so does what is computed of them: of residual networks, whose sums run through all layers,
+    more objects differ otherwise (measured on `cells`: AP 0.91 instead of 0.95 at IoU 0.9), for a gain that is small.
 
     Parameters
     ----------
