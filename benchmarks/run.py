@@ -20,6 +20,7 @@ SCRIPTS = (
     "footprint",
     "bundled_models",
     "fine_tuning",
+    "int8",
 )
 
 

@@ -237,6 +237,24 @@ def accuracy_rows(rows):
         )
 
 
+def int8_rows(rows):
+    """Table lines of 8 bits against float32."""
+    yield (
+        "| | images, objects | threads | float32 | int8 | faster | AP at 0.5, int8 against float32 | 0.9 "
+        "| on the masks at 0.5: float32 | int8 | file |"
+    )
+    yield "|---|---|---|---|---|---|---|---|---|---|---|"
+    for row in rows:
+        before, after = (seconds(row["seconds"][name]["median"]) for name in ("fp32", "int8"))
+        spread = f"{row['ratio']['min']:.2f}x to {row['ratio']['max']:.2f}x"
+        ap, masks, sizes = row["ap"], row["ap50_on_truth"], row["file_megabytes"]
+        yield (
+            f"| {row['what']} | {row['images']}, {row['objects'][0]} and {row['objects'][1]} | {row['threads']} "
+            f"| {before} | {after} | **{row['ratio']['median']:.2f}x** ({spread}) | **{ap[0]:.3f}** | {ap[1]:.3f} "
+            f"| {masks[0]:.3f} | {masks[1]:.3f} | {sizes[0]:.1f} MB, {sizes[1]:.1f} MB |"
+        )
+
+
 def card(name):
     """What a model's card says of its accuracy and speed."""
     rows = _rows("bundled_models")
@@ -295,6 +313,9 @@ def sections():
             yield path, "accuracy", card(path.stem)
     if rows := _rows("fine_tuning"):
         yield HERE / "README.md", "fine-tuning", "\n".join(accuracy_rows(rows))
+    if rows := _rows("int8"):
+        told = conditions([json.loads((RESULTS / "int8.json").read_text()) | {"name": "int8"}])
+        yield HERE / "README.md", "int8", "\n".join([*int8_rows(rows), "", *told])
 
 
 def replaced(text, marker, content):

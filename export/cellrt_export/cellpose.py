@@ -1,14 +1,16 @@
 """The weights of a Cellpose 1 to 3 network (CPnet) -> one self-describing ONNX file.
 
 The table of contents of this exporter: torch_weights reads the file and size_model the one beside it, cpnet_graph makes
-layers and nodes, receptive_field bounds, peak_memory adds up, selftest runs the recipe, onnxfile checks and writes,
-summary says what was done. torch is needed to read the weights, and for nothing else.
+layers and nodes, calibration makes 8 bits of them, receptive_field bounds, peak_memory adds up, selftest runs the
+recipe, onnxfile checks and writes, summary says what was done. torch is needed to read the weights, and for nothing
+else.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,8 +19,18 @@ from cellrt.errors import CellrtError, ModelError
 from cellrt.heads import flow
 from cellrt.manifest import FlowSpec, InputSpec, Manifest, Normalize99Spec, SourceSpec, TileSpec
 from cellrt.session import Session
-from cellrt_export import cpnet_graph, onnxfile, peak_memory, receptive_field, selftest, size_model, torch_weights
+from cellrt_export import (
+    calibration,
+    cpnet_graph,
+    onnxfile,
+    peak_memory,
+    receptive_field,
+    selftest,
+    size_model,
+    torch_weights,
+)
 from cellrt_export.cpnet_graph import CpnetSizes
+from cellrt_export.onnxfile import GraphBuilder
 from cellrt_export.summary import ExportSummary, by
 from cellrt_export.torch_weights import TorchWeights
 
@@ -37,6 +49,8 @@ def export(
     licence: str | None = None,
     description: str = "",
     precision: str = "fp32",
+    calibrate: calibration.Images | None = None,
+    calibrate_diameter: float | None = None,
     diam_mean: float | None = None,
     flow_threshold: float | None = None,
     cellprob_threshold: float | None = None,
@@ -64,8 +78,15 @@ def export(
         Licence of the weights. Default: "not stated".
     description : str, optional
         What the model finds, in a few words.
-    precision : "fp32" or "fp16"
-        How weights are stored: as they are, or rounded to float16 in half the space. Arithmetic is float32 in both.
+    precision : "fp32", "fp16" or "int8"
+        How weights are stored: as they are, or rounded to float16 in half the space, with arithmetic in float32 in
+        both; or as int8 in a quarter of it, with arithmetic in integers but for the last layers. What that costs in
+        accuracy and gains in time on this machine, the summary says.
+    calibrate : sequence of paths or arrays, with "int8" only
+        Images of the kind that will be segmented, as `FlowModel.segment` takes them: about 8, at least 2. They tell
+        the range of every layer. A quarter of them, the last at least, is held back to measure on.
+    calibrate_diameter : float, optional
+        Of the objects in these images, in pixels. Default: as `FlowModel.segment` has it.
     diam_mean : float, optional
         Pixels: the diameter that objects were scaled to for training. Default: as the weights say. Cellpose's own
         models have 30, whatever their files say, and 17 for "nuclei".
@@ -85,8 +106,10 @@ def export(
         If a file is missing or cannot be written, or `output` is there and not `force`.
     ModelError
         If a file is damaged or holds another network than CPnet, or the size model does not fit the weights.
+    ImageError
+        If an image to calibrate with does not fit the network.
     CellrtError
-        If torch is not installed, or an option has no such value.
+        If torch is not installed, an option has no such value, or there are too few images to calibrate with.
 
     Notes
     -----
@@ -97,9 +120,10 @@ def export(
     start = time.perf_counter()
     weights, output = Path(weights), Path(output)
     onnxfile.require_free(output, force=force)
-    onnxfile.require_precision(precision)
+    onnxfile.require_precision(precision, calibrate)
     for key, value in (
         ("diam_mean", diam_mean),
+        ("calibrate_diameter", calibrate_diameter),
         ("flow_threshold", flow_threshold),
         ("cellprob_threshold", cellprob_threshold),
         ("min_size", min_size),
@@ -125,7 +149,7 @@ def export(
         size_model=None if size_model_file is None else size_model.read(size_model_file, n_style=network.n_style),
     )
 
-    def assemble(manifest: Manifest | None) -> bytes:
+    def assemble(graph: GraphBuilder, manifest: Manifest | None) -> bytes:
         return onnxfile.assemble(
             graph,
             n_channels=network.n_channels,
@@ -136,8 +160,6 @@ def export(
             n_style=network.n_style,
         )
 
-    # On the CPU: the reference that every other provider is compared with.
-    run = Session(assemble(None), providers=["cpu"]).run
     tile = _tile_spec(network)
     manifest = Manifest(
         name=name or weights.resolve().stem,
@@ -153,14 +175,24 @@ def export(
             exporter=f"cellrt {cellrt.__version__}",
         ),
         description=description,
-        memory=peak_memory.spec(
-            graph, n_channels=network.n_channels, multiple=tile.multiple, outputs=("maps", "style")
-        ),
-        selftest=selftest.record(
-            run, partial(flow.decode, spec=head), n_channels=network.n_channels, multiple=tile.multiple
-        ),
     )
-    model = assemble(manifest)
+    details = _details(network, head, tile, precision)
+    if calibrate is not None:
+        graph, cost = calibration.quantize_graph(
+            graph, assemble, manifest, calibrate, keep=cpnet_graph.LAST_NODES, diameter=calibrate_diameter
+        )
+        details |= cost.rows()
+    # On the CPU: the reference that every other provider is compared with.
+    recorded = selftest.record(
+        Session(assemble(graph, None), providers=["cpu"]).run,
+        partial(flow.decode, spec=head),
+        n_channels=network.n_channels,
+        multiple=tile.multiple,
+        tolerance=selftest.TOLERANCES[precision],
+    )
+    memory = peak_memory.spec(graph, n_channels=network.n_channels, multiple=tile.multiple, outputs=("maps", "style"))
+    manifest = replace(manifest, memory=memory, selftest=recorded)
+    model = assemble(graph, manifest)
     onnxfile.check(model, Session(model, providers=["cpu"]).run, manifest=manifest)
     onnxfile.write(model, output, force=force)
     return ExportSummary(
@@ -171,7 +203,7 @@ def export(
         n_nodes=len(graph.nodes),
         n_bytes=len(model),
         seconds=time.perf_counter() - start,
-        details=_details(network, head, tile, precision),
+        details=details,
         licence_note="" if licence else _LICENCE_NOTE,
     )
 

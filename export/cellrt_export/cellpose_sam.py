@@ -89,6 +89,11 @@ def export(
     start = time.perf_counter()
     weights, output = Path(weights), Path(output)
     onnxfile.require_free(output, force=force)
+    if precision == "int8":
+        raise CellrtError(
+            "expected precision to be one of fp32, fp16 for Cellpose-SAM, got 'int8': what 8 bits cost its transformer "
+            "has not been measured; choose fp16 for a smaller file"
+        )
     onnxfile.require_precision(precision)
     for key, value in (
         ("flow_threshold", flow_threshold),

@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     star.add_argument("folder", type=Path, help="folder with config.json, thresholds.json and weights (*.h5)")
     _add_common(star, default_name="the folder's name", recorded="image, prob and dist of StarDist's predict")
+    _add_calibration(star)
     _add_percentiles(star, 1.0, 99.8)
     star.add_argument("--per-channel", action="store_true", help="percentiles of each channel, not of all jointly")
     star.add_argument("--prob-thresh", type=_threshold, metavar="P", help="instead of the one in thresholds.json")
@@ -74,6 +75,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PIXELS",
         help="diameter that objects were scaled to for training (default: as the weights say; Cellpose's own models: "
         "30, and 17 for nuclei)",
+    )
+    _add_calibration(network)
+    network.add_argument(
+        "--calibrate-diameter",
+        type=_positive,
+        metavar="PIXELS",
+        help="diameter of the objects in the images of --calibrate (default: as segmentation has it)",
     )
     _add_percentiles(network, Normalize99Spec.low, Normalize99Spec.high)
     _add_flow_options(network)
@@ -130,6 +138,7 @@ def _stardist(arguments: argparse.Namespace) -> object:
         licence=arguments.licence,
         description=arguments.description,
         precision=arguments.precision,
+        calibrate=arguments.calibrate,
         prob_thresh=arguments.prob_thresh,
         nms_thresh=arguments.nms_thresh,
     )
@@ -150,6 +159,8 @@ def _cellpose(arguments: argparse.Namespace) -> object:
         licence=arguments.licence,
         description=arguments.description,
         precision=arguments.precision,
+        calibrate=arguments.calibrate,
+        calibrate_diameter=arguments.calibrate_diameter,
         diam_mean=arguments.diam_mean,
         flow_threshold=arguments.flow_threshold,
         cellprob_threshold=arguments.cellprob_threshold,
@@ -186,11 +197,24 @@ def _add_common(parser: argparse.ArgumentParser, *, default_name: str, recorded:
     parser.add_argument("--description", default="", help="what the model finds, in a few words")
     parser.add_argument(
         "--precision",
-        choices=("fp32", "fp16"),
+        choices=("fp32", "fp16", "int8"),
         default="fp32",
-        help="how weights are stored: fp16 takes half the space, rounded (default: fp32)",
+        help="how weights are stored: fp16 takes half the space, rounded; int8 a quarter, and computes in integers, "
+        "faster on a CPU, with cells that differ (not for Cellpose-SAM; default: fp32)",
     )
     parser.add_argument("--verify", type=Path, metavar="NPZ", help=f"compare with a recorded {recorded}")
+
+
+def _add_calibration(parser: argparse.ArgumentParser) -> None:
+    """Images for --precision int8."""
+    parser.add_argument(
+        "--calibrate",
+        type=Path,
+        nargs="+",
+        metavar="IMAGE",
+        help="about 8 images of the kind that will be segmented, for --precision int8: most of them tell the range of "
+        "every layer, on the others both precisions are compared",
+    )
 
 
 def _add_percentiles(parser: argparse.ArgumentParser, low: float, high: float) -> None:

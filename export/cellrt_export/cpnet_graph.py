@@ -35,6 +35,7 @@ from cellrt_export.star_graph import Conv, Pool, Remember, Step, Up
 from cellrt_export.torch_weights import TorchWeights
 
 N_MAPS = 3
+LAST_NODES = frozenset({"maps"})  # what stays in float32 if all before it is rounded to 8 bits
 DIAMETERS = ("diam_mean", "diam_labels")  # in the weights of Cellpose 2 and later, (1,) each, pixels
 _EPSILON = 1e-5  # of every batch normalisation
 _NORM = ("weight", "bias", "running_mean", "running_var")  # the arrays of one

@@ -54,7 +54,7 @@ def read(model: str | Path) -> StoredGraph:
     FileError
         If it cannot be read at all.
     ModelError
-        If it is not an ONNX file that `cellrt export` wrote, or its weights lie in another file.
+        If it is not an ONNX file that `cellrt export` wrote, its weights lie in another file, or are int8.
     """
     path = catalogue.find(model)
     try:
@@ -78,6 +78,11 @@ def read(model: str | Path) -> StoredGraph:
                 "size are not trained here"
             )
         constants[tensor.name] = numpy_helper.to_array(tensor)
+    if any(node.op_type == "QuantizeLinear" for node in stored.graph.node):
+        raise ModelError(
+            f"expected weights of float32 or float16 in {path.name}, got int8, which cannot be trained on; use one "
+            "exported with --precision fp32, and make int8 of the trained network with: cellrt export"
+        )
     nodes: dict[str, onnx.NodeProto] = {}
     halved = False
     for node in stored.graph.node:

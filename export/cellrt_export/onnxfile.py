@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,12 @@ from cellrt.manifest import AXES, METADATA_KEY, FlowSpec, Manifest
 
 OPSET = 17
 IR_VERSION = 8
-PRECISIONS = {"fp32": "float32", "fp16": "float16, cast to float32"}  # how weights are stored, as a summary says it
+# How weights are stored, as a summary says it.
+PRECISIONS = {
+    "fp32": "float32",
+    "fp16": "float16, cast to float32",
+    "int8": "int8 (7 bits of it) and activations uint8, float32 in the last layers",
+}
 EMBEDDED_LIMIT = 2_000_000_000  # bytes of weights in the model file; protobuf's 2 GiB less names and nodes
 _LEAST_EXTERNAL = 65_536  # bytes: smaller constants stay in the model, where shape inference sees them
 _HALF_MAX = float(np.finfo(np.float16).max)
@@ -62,14 +67,25 @@ class GraphBuilder:
         return self.constant(f"constant_{value:.9g}", np.array(value, np.float32))
 
 
-def require_precision(precision: str) -> None:
-    """Refuse a way of storing weights that there is not, before any work is done. Raises `CellrtError`."""
+def require_precision(precision: str, calibrate: Sized | None = None) -> None:
+    """Refuse a way of storing weights that there is not, and 8 bits without images or images without 8 bits.
+
+    Before any work is done. Raises `CellrtError`.
+    """
     if precision not in PRECISIONS:
         raise CellrtError(f"expected precision to be one of {', '.join(PRECISIONS)}, got {precision!r}; choose one")
+    if precision == "int8" and calibrate is None:
+        raise CellrtError(
+            "expected images to calibrate with for precision int8, which tell the range of every layer, got none; name "
+            "about 8 of the kind that will be segmented, with --calibrate (calibrate=)"
+        )
+    if precision != "int8" and calibrate is not None:
+        raise CellrtError(f"expected no images to calibrate with for precision {precision}, got some; leave them out")
 
 
 def in_precision(graph: GraphBuilder, precision: str) -> GraphBuilder:
-    """The same network with its weights stored as "fp32" or "fp16" says; arithmetic is float32 in both.
+    """The same network with its weights stored as "fp32" or "fp16" says; arithmetic is float32 in both. ("int8" is the
+    work of `calibration`, which begins with "fp32".)
 
     As float16 are stored the matrices and kernels, which make up the size of the file. ONNX Runtime casts them once,
     when it opens the file. Vectors, such as biases and the numbers of a normalisation, stay as they are.
@@ -79,7 +95,7 @@ def in_precision(graph: GraphBuilder, precision: str) -> GraphBuilder:
     ModelError
         If a weight is beyond the range of float16.
     """
-    if precision == "fp32":
+    if precision != "fp16":
         return graph
     halved = GraphBuilder()
     for name, value in graph.constants.items():

@@ -129,6 +129,11 @@ def run(
     ModelError
         If the exported file does not compute what the network does.
     """
+    if precision not in _LARGEST_DIFFERENCE:
+        raise CellrtError(
+            f"expected precision to be one of {', '.join(_LARGEST_DIFFERENCE)}, got {precision!r}; choose one; "
+            "cellrt export makes int8 of the trained network"
+        )
     name = name or output.resolve().name
     output.mkdir(parents=True, exist_ok=True)
     _require_same_options(output / "run.json", kind, sets, plan, n_drawn, drawn_share, split_seed)
