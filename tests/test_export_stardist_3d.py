@@ -848,6 +848,6 @@ def test_training_starts_from_2d_alone(folder: Path, tmp_path: Path) -> None:
 
 def test_8_bits_are_refused(folder: Path) -> None:
     images = [np.zeros((8, 32, 32), np.float32)] * 2
-    with pytest.raises(CellrtError, match="expected a 2D network for int8, got one of volumes, .* fp32 or fp16"):
+    with pytest.raises(CellrtError, match=r"expected a 2D network for int8, got one of volumes, .* fp32 or fp16"):
         stardist.export(folder, folder.parent / "int8.onnx", precision="int8", calibrate=images)
     assert not (folder.parent / "int8.onnx").exists()

@@ -112,8 +112,8 @@ def export(
     config = read_config(folder)
     if calibrate is not None and len(config.grid) != 2:
         raise CellrtError(
-            "expected a 2D network for int8, got one of volumes, for which 8 bits were never measured; export it as fp32 "
-            "or fp16"
+            "expected a 2D network for int8, got one of volumes, for which 8 bits were never measured; export it as "
+            "fp32 or fp16"
         )
     thresholds = read_thresholds(folder)
     weights = read(choose_weights(folder))
