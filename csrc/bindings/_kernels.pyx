@@ -23,6 +23,10 @@ ERROR_INTERNAL = c.CELLRT_ERROR_INTERNAL
 ERROR_DATA = c.CELLRT_ERROR_DATA
 DYNAMICS_V3 = c.CELLRT_DYNAMICS_V3
 DYNAMICS_V4 = c.CELLRT_DYNAMICS_V4
+POLYHEDRON_FULL = c.CELLRT_POLYHEDRON_FULL
+POLYHEDRON_KERNEL = c.CELLRT_POLYHEDRON_KERNEL
+POLYHEDRON_HULL = c.CELLRT_POLYHEDRON_HULL
+POLYHEDRON_BBOX = c.CELLRT_POLYHEDRON_BBOX
 
 
 def version():
@@ -272,4 +276,48 @@ def match_pairs(const int32_t[:, ::1] pairs, const double[::1] scores, int32_t n
     with nogil:
         status = c.cellrt_match_pairs(&pairs[0, 0], &scores[0], scores.shape[0], n_rows, n_columns, threshold, max_steps,
                                       &is_matched[0])
+    return status
+
+
+def count_star_candidates_3d(const float[:, :, :, ::1] maps, int32_t n_rays, int32_t n_class_channels,
+                             int64_t z_begin, int64_t z_end, int64_t y_begin, int64_t y_end, int64_t x_begin,
+                             int64_t x_end, float prob_thresh, int32_t grid_z, int32_t grid_y, int32_t grid_x,
+                             int32_t origin_z, int32_t origin_y, int32_t origin_x, int32_t n_threads):
+    cdef int32_t status
+    cdef int64_t n_candidates = 0
+    with nogil:
+        status = c.cellrt_star_candidates_3d(
+            &maps[0, 0, 0, 0], n_rays, n_class_channels, maps.shape[1], maps.shape[2], maps.shape[3], z_begin, z_end,
+            y_begin, y_end, x_begin, x_end, prob_thresh, grid_z, grid_y, grid_x, origin_z, origin_y, origin_x, 0,
+            n_threads, &n_candidates, NULL, NULL, NULL, NULL)
+    return status, n_candidates
+
+
+def star_candidates_3d(const float[:, :, :, ::1] maps, int32_t n_rays, int32_t n_class_channels,
+                       int64_t z_begin, int64_t z_end, int64_t y_begin, int64_t y_end, int64_t x_begin,
+                       int64_t x_end, float prob_thresh, int32_t grid_z, int32_t grid_y, int32_t grid_x,
+                       int32_t origin_z, int32_t origin_y, int32_t origin_x, int32_t n_threads, float[::1] prob,
+                       float[:, ::1] dist, int32_t[:, ::1] points, float[:, ::1] class_prob):
+    cdef int32_t status
+    cdef int64_t n_candidates = 0
+    with nogil:
+        status = c.cellrt_star_candidates_3d(
+            &maps[0, 0, 0, 0], n_rays, n_class_channels, maps.shape[1], maps.shape[2], maps.shape[3], z_begin, z_end,
+            y_begin, y_end, x_begin, x_end, prob_thresh, grid_z, grid_y, grid_x, origin_z, origin_y, origin_x,
+            prob.shape[0], n_threads, &n_candidates, &prob[0], &dist[0, 0], &points[0, 0], &class_prob[0, 0])
+    return status
+
+
+def paint_polyhedra_3d(const float[:, ::1] dist, const float[:, ::1] points, const int64_t[::1] order,
+                       const float[:, ::1] rays, const int32_t[:, ::1] faces, int32_t origin_z, int32_t origin_y,
+                       int32_t origin_x, int32_t mode, int32_t marks_overlap, int32_t overlap_label, int32_t n_threads,
+                       int32_t[:, :, ::1] labels):
+    cdef int32_t status
+    cdef int32_t n_rays = <int32_t>rays.shape[0]
+    cdef int32_t n_faces = <int32_t>faces.shape[0]
+    with nogil:
+        status = c.cellrt_paint_polyhedra_3d(
+            &dist[0, 0], &points[0, 0], &order[0], dist.shape[0], &rays[0, 0], n_rays, &faces[0, 0], n_faces, origin_z,
+            origin_y, origin_x, labels.shape[0], labels.shape[1], labels.shape[2], mode, marks_overlap, overlap_label,
+            n_threads, &labels[0, 0, 0])
     return status

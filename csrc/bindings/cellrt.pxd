@@ -11,6 +11,10 @@ cdef extern from "cellrt.h" nogil:
     const int32_t CELLRT_ERROR_DATA
     const int32_t CELLRT_DYNAMICS_V3
     const int32_t CELLRT_DYNAMICS_V4
+    const int32_t CELLRT_POLYHEDRON_FULL
+    const int32_t CELLRT_POLYHEDRON_KERNEL
+    const int32_t CELLRT_POLYHEDRON_HULL
+    const int32_t CELLRT_POLYHEDRON_BBOX
     const int32_t CELLRT_VERSION
 
     int32_t cellrt_version()
@@ -94,3 +98,14 @@ cdef extern from "cellrt.h" nogil:
     int32_t cellrt_match_pairs(
         const int32_t *pairs, const double *scores, int64_t n_pairs, int32_t n_rows, int32_t n_columns,
         double threshold, int64_t max_steps, uint8_t *is_matched)
+    int32_t cellrt_star_candidates_3d(
+        const float *maps, int32_t n_rays, int32_t n_class_channels, int64_t n_z, int64_t n_y, int64_t n_x,
+        int64_t z_begin, int64_t z_end, int64_t y_begin, int64_t y_end, int64_t x_begin, int64_t x_end,
+        float prob_thresh, int32_t grid_z, int32_t grid_y, int32_t grid_x, int32_t origin_z,
+        int32_t origin_y, int32_t origin_x, int64_t capacity, int32_t n_threads, int64_t *n_candidates,
+        float *prob, float *dist, int32_t *points, float *class_prob)
+    int32_t cellrt_paint_polyhedra_3d(
+        const float *dist, const float *points, const int64_t *order, int64_t n, const float *rays,
+        int32_t n_rays, const int32_t *faces, int32_t n_faces, int32_t origin_z, int32_t origin_y,
+        int32_t origin_x, int64_t n_z, int64_t n_y, int64_t n_x, int32_t mode, int32_t marks_overlap,
+        int32_t overlap_label, int32_t n_threads, int32_t *labels)

@@ -208,6 +208,57 @@ CELLRT_API int32_t cellrt_star_distances_2d(const int32_t *labels, int64_t n_y, 
 CELLRT_API int32_t cellrt_object_probability_2d(const int32_t *labels, int64_t n_y, int64_t n_x, int32_t n_labels,
                                                 int32_t n_threads, float *prob);
 
+/* ---- StarDist, 3D (Weigert et al., WACV 2020) ---------------------------------------------------------------- */
+
+/* Arrays of volumes are z before y before x, and so are coordinates. Polyhedra share rays (n_rays unit vectors z, y, x) and
+ * faces (triples of indices of rays: the triangles between their ends, each so oriented that the determinant of its three
+ * rays is negative, all together closed around the centre, as StarDist's are). Vertex k of a polyhedron is
+ * point + dist[k] * ray[k], in float32. */
+
+/* The 3D cellrt_star_candidates_2d(): grid samples whose probability exceeds a threshold, gathered in row-major order.
+ *
+ * maps            (1 + n_rays + n_class_channels) * n_z * n_y * n_x floats
+ * z_begin..x_end  the window of samples to look at, half open, inside the map
+ * grid, origin    voxels per sample, and the voxel of sample (0, 0, 0): z, y, x
+ * points          capacity * 3 int32: z, y, x in voxels
+ *
+ * Everything else as in 2D, errors included. */
+CELLRT_API int32_t cellrt_star_candidates_3d(const float *maps, int32_t n_rays, int32_t n_class_channels, int64_t n_z,
+                                             int64_t n_y, int64_t n_x, int64_t z_begin, int64_t z_end, int64_t y_begin,
+                                             int64_t y_end, int64_t x_begin, int64_t x_end, float prob_thresh,
+                                             int32_t grid_z, int32_t grid_y, int32_t grid_x, int32_t origin_z,
+                                             int32_t origin_y, int32_t origin_x, int64_t capacity, int32_t n_threads,
+                                             int64_t *n_candidates, float *prob, float *dist, int32_t *points,
+                                             float *class_prob);
+
+/* Which voxels a polyhedron has, as StarDist's polyhedron_to_label decides. The half spaces and the tetrahedra are
+ * evaluated with the original's roundings; the hull's are our own. */
+#define CELLRT_POLYHEDRON_FULL 0   /* those of its kernel; of the others, those in its hull and inside of it */
+#define CELLRT_POLYHEDRON_KERNEL 1 /* those that are behind every face */
+#define CELLRT_POLYHEDRON_HULL 2   /* those of the convex hull of its vertices; none if these lie in one plane */
+#define CELLRT_POLYHEDRON_BBOX 3   /* those of the bounding box of its vertices, rounded to voxels */
+
+/* Paint polyhedra into a block of a label volume: the voxels that painting the whole volume would give this block.
+ *
+ * dist               n * n_rays floats, voxels, 0 < dist <= 2^20
+ * points             n * 3 floats: z, y, x, magnitude at most 2^20
+ * order              n int64: the polyhedra in painting order; the first to come to a voxel has it. Each index at most once
+ * rays               n_rays * 3 floats, magnitude at most 1
+ * faces              n_faces * 3 int32 in 0..n_rays - 1; n_faces 1..2 * 1024
+ * origin_z, _y, _x   the block's first voxel, magnitude at most 2^30
+ * mode               CELLRT_POLYHEDRON_*
+ * marks_overlap      1: a voxel that another polyhedron comes to gets overlap_label; 0: it stays as it is
+ * labels             n_z * n_y * n_x int32, overwritten: 0 where no polyhedron is, polyhedron i paints i + 1
+ *
+ * Values beyond these limits, or NaN: CELLRT_ERROR_DATA. A polyhedron takes O(n_faces * (rows of its box in the block) +
+ * voxels) time, and n_faces more for each voxel that is as close to a face as float32 can tell, which are few unless it is
+ * flat; a hull, where it is needed, O(n_rays^2). Scratch: at most 64 MiB, and 64 bytes per 2^20 voxels of a polyhedron. */
+CELLRT_API int32_t cellrt_paint_polyhedra_3d(const float *dist, const float *points, const int64_t *order, int64_t n,
+                                             const float *rays, int32_t n_rays, const int32_t *faces, int32_t n_faces,
+                                             int32_t origin_z, int32_t origin_y, int32_t origin_x, int64_t n_z,
+                                             int64_t n_y, int64_t n_x, int32_t mode, int32_t marks_overlap,
+                                             int32_t overlap_label, int32_t n_threads, int32_t *labels);
+
 /* ---- Cellpose, 2D (Stringer et al., Nature Methods 2021) ------------------------------------------------------ */
 
 /* The two programs differ in how they integrate flows, compare masks with flows, and clean masks. Each function below

@@ -19,11 +19,13 @@
 #include "normalize.hpp"
 #include "object_probability_2d.hpp"
 #include "paint_polygons_2d.hpp"
+#include "paint_polyhedra_3d.hpp"
 #include "parallel.hpp"
 #include "percentiles.hpp"
 #include "relabel.hpp"
 #include "resize_linear.hpp"
 #include "star_candidates_2d.hpp"
+#include "star_candidates_3d.hpp"
 #include "star_distances_2d.hpp"
 #include "star_nms_2d.hpp"
 #include "star_outlines_2d.hpp"
@@ -154,6 +156,22 @@ void require_samples(std::int64_t n, std::int32_t grid, std::int32_t origin) {
     require_range(grid, 1, largest_side);
     require_range(origin, -largest_side, largest_side);
     require(n == 0 || origin + (n - 1) * grid <= largest_side);
+}
+
+// The number of voxels of a volume; none is allowed.
+std::int64_t checked_volume(std::int64_t n_z, std::int64_t n_y, std::int64_t n_x) {
+    for (const std::int64_t side : {n_z, n_y, n_x}) require_range(side, 0, largest_side);
+    return checked_product({n_z, n_y, n_x});
+}
+
+// Rays and faces of polyhedra.
+cellrt::StarMesh3D checked_mesh(const float* rays, std::int32_t n_rays, const std::int32_t* faces, std::int32_t n_faces) {
+    require_range(n_rays, 3, 1024);
+    require_range(n_faces, 1, 2 * 1024);
+    require(rays != nullptr && faces != nullptr);
+    for (std::int32_t i = 0; i < 3 * n_rays; ++i) require(std::fabs(rays[i]) <= 1.0f, CELLRT_ERROR_DATA);
+    for (std::int32_t i = 0; i < 3 * n_faces; ++i) require(faces[i] >= 0 && faces[i] < n_rays);
+    return {rays, n_rays, faces, n_faces};
 }
 
 }  // namespace
@@ -301,6 +319,58 @@ std::int32_t cellrt_object_probability_2d(const std::int32_t* labels, std::int64
         require_threads(n_threads);
         require_array(prob, n_pixels);
         cellrt::object_probability_2d(labels, n_y, n_x, n_labels, n_threads, prob);
+    });
+}
+
+std::int32_t cellrt_star_candidates_3d(const float* maps, std::int32_t n_rays, std::int32_t n_class_channels,
+    std::int64_t n_z, std::int64_t n_y, std::int64_t n_x, std::int64_t z_begin, std::int64_t z_end, std::int64_t y_begin,
+    std::int64_t y_end, std::int64_t x_begin, std::int64_t x_end, float prob_thresh, std::int32_t grid_z,
+    std::int32_t grid_y, std::int32_t grid_x, std::int32_t origin_z, std::int32_t origin_y, std::int32_t origin_x,
+    std::int64_t capacity, std::int32_t n_threads, std::int64_t* n_candidates, float* prob, float* dist,
+    std::int32_t* points, float* class_prob) {
+    return status_of([&] {
+        require_range(n_rays, 3, 1024);
+        require_range(n_class_channels, 0, 1 << 20);
+        require_samples(n_z, grid_z, origin_z);
+        require_samples(n_y, grid_y, origin_y);
+        require_samples(n_x, grid_x, origin_x);
+        require_array(maps, checked_product({1 + n_rays + n_class_channels, n_z, n_y, n_x}));
+        require(z_begin >= 0 && z_begin <= z_end && z_end <= n_z);
+        require(y_begin >= 0 && y_begin <= y_end && y_end <= n_y);
+        require(x_begin >= 0 && x_begin <= x_end && x_end <= n_x);
+        require(!std::isnan(prob_thresh));
+        require_range(capacity, 0, largest_count);
+        require_threads(n_threads);
+        require(n_candidates != nullptr);
+        require_array(prob, capacity);
+        require_array(dist, checked_product({capacity, n_rays}));
+        require_array(points, capacity);
+        require_array(class_prob, checked_product({capacity, n_class_channels}));
+        cellrt::star_candidates_3d(maps, n_rays, n_class_channels, n_z, n_y, n_x,
+                                   {z_begin, z_end, y_begin, y_end, x_begin, x_end}, prob_thresh,
+                                   {grid_z, grid_y, grid_x, origin_z, origin_y, origin_x}, capacity, n_threads,
+                                   n_candidates, prob, dist, points, class_prob);
+    });
+}
+
+std::int32_t cellrt_paint_polyhedra_3d(const float* dist, const float* points, const std::int64_t* order, std::int64_t n,
+    const float* rays, std::int32_t n_rays, const std::int32_t* faces, std::int32_t n_faces, std::int32_t origin_z,
+    std::int32_t origin_y, std::int32_t origin_x, std::int64_t n_z, std::int64_t n_y, std::int64_t n_x, std::int32_t mode,
+    std::int32_t marks_overlap, std::int32_t overlap_label, std::int32_t n_threads, std::int32_t* labels) {
+    return status_of([&] {
+        require_range(n, 0, largest_label);
+        const cellrt::StarMesh3D mesh = checked_mesh(rays, n_rays, faces, n_faces);
+        require_array(dist, checked_product({n, n_rays}));
+        require_array(points, n);
+        require_array(order, n);
+        for (std::int64_t i = 0; i < n; ++i) require(order[i] >= 0 && order[i] < n);
+        for (const std::int32_t origin : {origin_z, origin_y, origin_x}) require_range(origin, -largest_side, largest_side);
+        require_range(mode, CELLRT_POLYHEDRON_FULL, CELLRT_POLYHEDRON_BBOX);
+        require(marks_overlap == 0 || marks_overlap == 1);
+        require_threads(n_threads);
+        require_array(labels, checked_volume(n_z, n_y, n_x));
+        cellrt::paint_polyhedra_3d(dist, points, order, n, mesh, {origin_z, origin_y, origin_x, n_z, n_y, n_x},
+                                   {mode, marks_overlap != 0, overlap_label}, n_threads, labels);
     });
 }
 

@@ -5,45 +5,13 @@
 #include "star_candidates_2d.hpp"
 
 #include <algorithm>
-#include <cstring>
 #include <vector>
 
 #include "parallel.hpp"
+#include "star_lengths.hpp"
 #include "status.hpp"
 
 namespace cellrt {
-namespace {
-
-constexpr float shortest_dist = 1e-3f;   // pixels; StarDist clips here
-// The bits of 2^20 pixels; beyond it the arithmetic of the suppression would not be exact.
-constexpr std::int32_t longest_bits = 0x49800000;
-constexpr std::int32_t minus_infinity_bits = INT32_MIN + 0x7f800000;
-
-constexpr std::int32_t rays_at_once = 8;
-
-// Lengths of n_rays neighbouring rays at n columns of a row, from planes to where each candidate has its own next to
-// each other. False if one is not finite or too long.
-template <std::int32_t n_rays>
-bool gather_lengths(const float* lengths, std::int64_t plane, const std::int64_t* column, std::int64_t n, float* dist,
-                    std::int32_t n_rays_in_all) {
-    std::int32_t is_unusable = 0;
-    for (std::int64_t i = 0; i < n; ++i) {
-        float some[n_rays];
-        for (std::int32_t ray = 0; ray < n_rays; ++ray) some[ray] = lengths[ray * plane + column[i]];
-        float* const target = dist + i * n_rays_in_all;
-        for (std::int32_t ray = 0; ray < n_rays; ++ray) {
-            // In integers, so that it vectorises. Negative lengths have negative bits, up to those of minus infinity.
-            std::int32_t bits;
-            std::memcpy(&bits, &some[ray], sizeof bits);
-            is_unusable |= static_cast<std::int32_t>(bits > longest_bits);
-            is_unusable |= static_cast<std::int32_t>(bits < 0) & static_cast<std::int32_t>(bits >= minus_infinity_bits);
-            target[ray] = std::max(some[ray], shortest_dist);
-        }
-    }
-    return is_unusable == 0;
-}
-
-}  // namespace
 
 void star_candidates_2d(const float* maps, std::int32_t n_rays, std::int32_t n_class_channels, std::int64_t n_y,
                         std::int64_t n_x, const Window& window, float prob_thresh, const SampleGrid& grid,
@@ -88,14 +56,7 @@ void star_candidates_2d(const float* maps, std::int32_t n_rays, std::int32_t n_c
                 points[2 * (index + i)] = static_cast<std::int32_t>(grid.origin_y + grid.grid_y * y);
                 points[2 * (index + i) + 1] = static_cast<std::int32_t>(grid.origin_x + grid.grid_x * column[i]);
             }
-            bool usable = true;
-            std::int32_t ray = 0;
-            for (; ray + rays_at_once <= n_rays; ray += rays_at_once)
-                usable &= gather_lengths<rays_at_once>(row_maps + (1 + ray) * plane, plane, column, n,
-                                                       dist + index * n_rays + ray, n_rays);
-            for (; ray < n_rays; ++ray)
-                usable &= gather_lengths<1>(row_maps + (1 + ray) * plane, plane, column, n,
-                                            dist + index * n_rays + ray, n_rays);
+            const bool usable = gather_all_lengths(row_maps + plane, plane, column, n, dist + index * n_rays, n_rays);
             require(usable, CELLRT_ERROR_DATA);
             for (std::int32_t channel = 0; channel < n_class_channels; ++channel) {
                 const float* const probabilities = row_maps + (1 + n_rays + channel) * plane;

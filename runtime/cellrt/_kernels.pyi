@@ -13,6 +13,10 @@ ERROR_INTERNAL: int
 ERROR_DATA: int
 DYNAMICS_V3: int
 DYNAMICS_V4: int
+POLYHEDRON_FULL: int
+POLYHEDRON_KERNEL: int
+POLYHEDRON_HULL: int
+POLYHEDRON_BBOX: int
 
 def version() -> int: ...
 def status_text(status: int) -> str: ...
@@ -161,4 +165,61 @@ def match_pairs(
     threshold: float,
     max_steps: int,
     is_matched: NDArray[np.uint8],
+) -> int: ...
+def count_star_candidates_3d(
+    maps: NDArray[np.float32],
+    n_rays: int,
+    n_class_channels: int,
+    z_begin: int,
+    z_end: int,
+    y_begin: int,
+    y_end: int,
+    x_begin: int,
+    x_end: int,
+    prob_thresh: float,
+    grid_z: int,
+    grid_y: int,
+    grid_x: int,
+    origin_z: int,
+    origin_y: int,
+    origin_x: int,
+    n_threads: int,
+) -> tuple[int, int]: ...
+def star_candidates_3d(
+    maps: NDArray[np.float32],
+    n_rays: int,
+    n_class_channels: int,
+    z_begin: int,
+    z_end: int,
+    y_begin: int,
+    y_end: int,
+    x_begin: int,
+    x_end: int,
+    prob_thresh: float,
+    grid_z: int,
+    grid_y: int,
+    grid_x: int,
+    origin_z: int,
+    origin_y: int,
+    origin_x: int,
+    n_threads: int,
+    prob: NDArray[np.float32],
+    dist: NDArray[np.float32],
+    points: NDArray[np.int32],
+    class_prob: NDArray[np.float32],
+) -> int: ...
+def paint_polyhedra_3d(
+    dist: NDArray[np.float32],
+    points: NDArray[np.float32],
+    order: NDArray[np.int64],
+    rays: NDArray[np.float32],
+    faces: NDArray[np.int32],
+    origin_z: int,
+    origin_y: int,
+    origin_x: int,
+    mode: int,
+    marks_overlap: int,
+    overlap_label: int,
+    n_threads: int,
+    labels: NDArray[np.int32],
 ) -> int: ...

@@ -35,6 +35,7 @@ from cellrt.kernels.star_2d import (
     star_nms_2d,
     star_outlines_2d,
 )
+from cellrt.kernels.star_3d import paint_polyhedra_3d, star_candidates_3d
 
 __all__ = [
     "ERROR_ARGUMENT",
@@ -56,10 +57,12 @@ __all__ = [
     "normalize",
     "object_probability_2d",
     "paint_polygons_2d",
+    "paint_polyhedra_3d",
     "percentiles",
     "relabel",
     "resize_linear",
     "star_candidates_2d",
+    "star_candidates_3d",
     "star_distances_2d",
     "star_nms_2d",
     "star_outlines_2d",

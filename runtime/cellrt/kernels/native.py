@@ -49,6 +49,7 @@ __all__ = [
     "dynamics_number",
     "pair",
     "thread_count",
+    "triple",
     "whole_number",
 ]
 
@@ -102,6 +103,19 @@ def pair(name: str, values: tuple[int, int], low: int, high: int) -> tuple[int, 
     except (TypeError, ValueError):
         raise KernelError(f"expected {name} to be two numbers (y, x), got {values!r}", ERROR_ARGUMENT) from None
     return whole_number(f"{name}[0]", y, low, high), whole_number(f"{name}[1]", x, low, high)
+
+
+def triple(name: str, values: tuple[int, int, int], low: int, high: int) -> tuple[int, int, int]:
+    """The values (z, y, x), if they are whole numbers that the C interface can take."""
+    try:
+        z, y, x = values
+    except (TypeError, ValueError):
+        raise KernelError(f"expected {name} to be three numbers (z, y, x), got {values!r}", ERROR_ARGUMENT) from None
+    return (
+        whole_number(f"{name}[0]", z, low, high),
+        whole_number(f"{name}[1]", y, low, high),
+        whole_number(f"{name}[2]", x, low, high),
+    )
 
 
 def dynamics_number(dynamics: str) -> int:

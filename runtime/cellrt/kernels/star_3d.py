@@ -1,0 +1,200 @@
+"""Star-convex polyhedra: candidates, suppression, painting. Everything is z before y before x, in voxels."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellrt.errors import CapacityError, KernelError
+from cellrt.kernels.native import (
+    ERROR_ARGUMENT,
+    ERROR_CAPACITY,
+    MAX_COUNT,
+    MAX_INT32,
+    MAX_SIDE,
+    _kernels,
+    check_array,
+    check_status,
+    thread_count,
+    triple,
+    whole_number,
+)
+
+_MODES = {
+    "full": _kernels.POLYHEDRON_FULL,
+    "kernel": _kernels.POLYHEDRON_KERNEL,
+    "hull": _kernels.POLYHEDRON_HULL,
+    "bbox": _kernels.POLYHEDRON_BBOX,
+}
+
+
+def star_candidates_3d(
+    maps: NDArray[np.float32],
+    *,
+    n_rays: int,
+    n_class_channels: int,
+    window: tuple[int, int, int, int, int, int],
+    prob_thresh: float,
+    grid: tuple[int, int, int],
+    origin: tuple[int, int, int],
+    max_candidates: int,
+    threads: int,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32], NDArray[np.float32] | None]:
+    """Grid samples whose probability exceeds a threshold, in row-major order.
+
+    Parameters
+    ----------
+    maps : float32 (1 + n_rays + n_class_channels, Z, Y, X)
+        The network's output: probability, ray lengths in voxels, class probabilities. Contiguous.
+    n_rays, n_class_channels : int
+        What the maps hold; `n_class_channels` is 0 or the number of classes + 1.
+    window : (z_begin, z_end, y_begin, y_end, x_begin, x_end)
+        The samples to look at, half open, inside the maps.
+    prob_thresh : float
+        Strict, compared in float32.
+    grid : (int, int, int)
+        Voxels per sample (z, y, x).
+    origin : (int, int, int)
+        Voxel (z, y, x) of sample (0, 0, 0), added to every point.
+    max_candidates : int
+        More give a `CapacityError`, before any memory is taken for them.
+    threads : int
+        0 uses every usable core.
+
+    Returns
+    -------
+    prob : float32 (n,)
+    dist : float32 (n, n_rays)
+        At least 1e-3 voxels.
+    points : int32 (n, 3)
+        (z, y, x) in voxels.
+    class_prob : float32 (n, n_class_channels) or None
+        None when `n_class_channels` is 0.
+    """
+    n_rays = whole_number("n_rays", n_rays, 3, 1024)
+    n_class_channels = whole_number("n_class_channels", n_class_channels, 0, 1 << 20)
+    max_candidates = whole_number("max_candidates", max_candidates, 0, MAX_COUNT)
+    grid, origin = triple("grid", grid, 1, MAX_SIDE), triple("origin", origin, -MAX_SIDE, MAX_SIDE)
+    check_array("maps", maps, np.float32, (1 + n_rays + n_class_channels, -1, -1, -1))
+    z_begin, z_end, y_begin, y_end, x_begin, x_end = window
+    _, n_z, n_y, n_x = maps.shape
+    if not (0 <= z_begin <= z_end <= n_z and 0 <= y_begin <= y_end <= n_y and 0 <= x_begin <= x_end <= n_x):
+        raise KernelError(f"expected a window inside {(n_z, n_y, n_x)} samples, got {tuple(window)}", ERROR_ARGUMENT)
+    where = (n_rays, n_class_channels, *window, prob_thresh, *grid, *origin, thread_count(threads))
+    status, n = _kernels.count_star_candidates_3d(maps, *where)
+    if status != ERROR_CAPACITY:
+        check_status(status, "star_candidates_3d", "finite maps")
+    if n > max_candidates:
+        raise CapacityError(
+            f"expected at most {max_candidates} candidates, got {n}: raise prob_thresh ({prob_thresh}) or "
+            "max_candidates",
+            ERROR_CAPACITY,
+        )
+    prob = np.empty(n, np.float32)
+    dist = np.empty((n, n_rays), np.float32)
+    points = np.empty((n, 3), np.int32)
+    class_prob = np.empty((n, n_class_channels), np.float32)
+    status = _kernels.star_candidates_3d(maps, *where, prob, dist, points, class_prob)
+    check_status(
+        status,
+        "star_candidates_3d",
+        "ray lengths that are finite and at most 2^20 voxels, got others: the network does not suit this image",
+    )
+    return prob, dist, points, class_prob if n_class_channels else None
+
+
+def paint_polyhedra_3d(
+    dist: NDArray[np.float32],
+    points: NDArray[np.float32] | NDArray[np.float64],
+    rays: NDArray[np.float32],
+    faces: NDArray[np.int32],
+    order: NDArray[np.int64],
+    *,
+    origin: tuple[int, int, int],
+    shape: tuple[int, int, int],
+    mode: str,
+    overlap_label: int | None,
+    threads: int,
+) -> NDArray[np.int32]:
+    """Paint star-convex polyhedra into a block of a label volume, voxel for voxel as StarDist does.
+
+    Parameters
+    ----------
+    dist : float32 (n, n_rays)
+        Ray lengths in voxels, 0 < dist <= 2^20.
+    points : float32 or float64 (n, 3)
+        Centres (z, y, x) in voxels, within 2^20; taken to float32, as upstream does.
+    rays : float32 (n_rays, 3)
+        Directions (z, y, x); of a rescaled image, multiplied by its scale.
+    faces : int32 (n_faces, 3)
+        Triangles between the ends of rays.
+    order : int64 (n,)
+        The polyhedra in painting order; the first to come to a voxel has it.
+    origin : (int, int, int)
+        The block's first voxel (z, y, x): it gets what painting the whole volume would give it.
+    shape : (int, int, int)
+        Sides (z, y, x) of the block.
+    mode : "full", "kernel", "hull" or "bbox"
+        All of the polyhedron, or the voxels behind all of its faces, in its convex hull, in its bounding box.
+    overlap_label : int or None
+        What a voxel gets that a second polyhedron comes to; None leaves it to the first.
+    threads : int
+        0 uses every usable core.
+
+    Returns
+    -------
+    int32 (z, y, x)
+        0 where no polyhedron is; polyhedron i paints i + 1.
+
+    Notes
+    -----
+    The rule is that of ``polyhedron_to_label`` (Weigert et al., WACV 2020), except that a polyhedron whose vertices lie in
+    one plane has an empty hull, where Qhull ends the original with an error.
+    """
+    check_array("dist", dist, np.float32, (-1, -1))
+    n, n_rays = dist.shape
+    if getattr(points, "dtype", None) == np.float64:
+        points = points.astype(np.float32)
+    check_array("points", points, np.float32, (n, 3))
+    _check_mesh(rays, faces, n_rays)
+    check_array("order", order, np.int64, (n,))
+    if n and not (order.min() >= 0 and order.max() < n):
+        raise KernelError(
+            f"expected order to hold indices of {n} polyhedra, got {order.min()} to {order.max()}", ERROR_ARGUMENT
+        )
+    if mode not in _MODES:
+        raise KernelError(f"expected mode to be one of {', '.join(_MODES)}, got {mode!r}", ERROR_ARGUMENT)
+    marks_overlap = overlap_label is not None
+    label = whole_number("overlap_label", overlap_label, -MAX_INT32, MAX_INT32) if overlap_label is not None else 0
+    labels = np.empty(triple("shape", shape, 0, MAX_SIDE), np.int32)
+    status = _kernels.paint_polyhedra_3d(
+        dist,
+        points,
+        order,
+        rays,
+        faces,
+        *triple("origin", origin, -MAX_SIDE, MAX_SIDE),
+        _MODES[mode],
+        marks_overlap,
+        label,
+        thread_count(threads),
+        labels,
+    )
+    check_status(
+        status, "paint_polyhedra_3d", "0 < dist <= 2^20, points within 2^20 voxels and rays within 1, got others"
+    )
+    return labels
+
+
+def _check_mesh(rays: NDArray[np.float32], faces: NDArray[np.int32], n_rays: int) -> None:
+    """Refuse rays and faces that are none of polyhedra of `n_rays` rays."""
+    if not 3 <= n_rays <= 1024:
+        raise KernelError(f"expected 3 to 1024 rays per polyhedron, got {n_rays}", ERROR_ARGUMENT)
+    check_array("rays", rays, np.float32, (n_rays, 3))
+    check_array("faces", faces, np.int32, (-1, 3))
+    if not 1 <= len(faces) <= 2048:
+        raise KernelError(f"expected 1 to 2048 faces, got {len(faces)}", ERROR_ARGUMENT)
+    if faces.min() < 0 or faces.max() >= n_rays:
+        raise KernelError(
+            f"expected faces to hold indices of {n_rays} rays, got {faces.min()} to {faces.max()}", ERROR_ARGUMENT
+        )
