@@ -321,3 +321,16 @@ def paint_polyhedra_3d(const float[:, ::1] dist, const float[:, ::1] points, con
             origin_y, origin_x, labels.shape[0], labels.shape[1], labels.shape[2], mode, marks_overlap, overlap_label,
             n_threads, &labels[0, 0, 0])
     return status
+
+
+def star_nms_3d(const float[::1] prob, const float[:, ::1] dist, const int32_t[:, ::1] points,
+                const float[:, ::1] rays, const int32_t[:, ::1] faces, float nms_thresh, int64_t max_work,
+                int32_t n_threads, int64_t[::1] kept):
+    cdef int32_t status
+    cdef int32_t n_rays = <int32_t>rays.shape[0]
+    cdef int32_t n_faces = <int32_t>faces.shape[0]
+    cdef int64_t n_kept = 0
+    with nogil:
+        status = c.cellrt_star_nms_3d(&prob[0], &dist[0, 0], &points[0, 0], prob.shape[0], &rays[0, 0], n_rays,
+                                      &faces[0, 0], n_faces, nms_thresh, max_work, NULL, n_threads, &n_kept, &kept[0])
+    return status, n_kept

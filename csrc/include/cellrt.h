@@ -231,6 +231,34 @@ CELLRT_API int32_t cellrt_star_candidates_3d(const float *maps, int32_t n_rays, 
                                              int64_t *n_candidates, float *prob, float *dist, int32_t *points,
                                              float *class_prob);
 
+/* Greedy non-maximum suppression of star-convex polyhedra, with StarDist 0.9.2's decisions where voxels make them.
+ *
+ * Candidates are taken in descending order of probability, ties in ascending order of index. A candidate is dropped if
+ * a kept one overlaps it by more than nms_thresh, overlap being shared volume / the smaller volume of the two meshes. As in
+ * the original, boxes and spheres bound the shared volume first (the spheres in a space stretched by the ratios of the mean
+ * sides of all boxes, which the original sums up with a data race: here as it does with one thread), and where these do not
+ * decide, the voxels inside both are counted. The original has two bounds more between these, from kernels and convex hulls,
+ * and so may decide otherwise where the overlap is as close to nms_thresh as counting voxels can tell.
+ *
+ * prob         n floats, not NaN
+ * dist         n * n_rays floats, voxels, 0 < dist <= 2^20
+ * points       n * 3 int32: z, y, x in voxels, magnitude at most 2^20; n at most 2^22, more give CELLRT_ERROR_CAPACITY
+ * rays, faces  n_rays * 3 floats, n_faces * 3 int32 in 0..n_rays - 1; n_faces 1..2 * 1024
+ * nms_thresh   overlap above which the weaker candidate is dropped, in [0, 1]
+ * max_work     limit on the work; more gives CELLRT_ERROR_CAPACITY. A pair of polyhedra whose boxes overlap counts 1 and, if
+ *              voxels are counted, n_faces more and 1 for each row of up to 64 voxels and each voxel on a border; every 8
+ *              cells and boxes that a search for kept polyhedra looks at count 1. Independent of n_threads
+ * cancel       NULL, or a flag that another thread sets to non-zero to stop the call (CELLRT_ERROR_CANCELLED)
+ * n_kept       how many candidates survive
+ * kept         n int64: the indices of the survivors in descending order of probability; the rest is left alone
+ *
+ * Fastest where neighbours in the volume are neighbours in the arrays, as in row-major order. Scratch: about 60 bytes per
+ * candidate, and per thread some MiB. */
+CELLRT_API int32_t cellrt_star_nms_3d(const float *prob, const float *dist, const int32_t *points, int64_t n,
+                                      const float *rays, int32_t n_rays, const int32_t *faces, int32_t n_faces,
+                                      float nms_thresh, int64_t max_work, const int32_t *cancel, int32_t n_threads,
+                                      int64_t *n_kept, int64_t *kept);
+
 /* Which voxels a polyhedron has, as StarDist's polyhedron_to_label decides. The half spaces and the tetrahedra are
  * evaluated with the original's roundings; the hull's are our own. */
 #define CELLRT_POLYHEDRON_FULL 0   /* those of its kernel; of the others, those in its hull and inside of it */
@@ -243,7 +271,7 @@ CELLRT_API int32_t cellrt_star_candidates_3d(const float *maps, int32_t n_rays, 
  * dist               n * n_rays floats, voxels, 0 < dist <= 2^20
  * points             n * 3 floats: z, y, x, magnitude at most 2^20
  * order              n int64: the polyhedra in painting order; the first to come to a voxel has it. Each index at most once
- * rays               n_rays * 3 floats, magnitude at most 1
+ * rays               n_rays * 3 floats: of a rescaled image, multiplied by its scale; vertices are to lie within 2^21
  * faces              n_faces * 3 int32 in 0..n_rays - 1; n_faces 1..2 * 1024
  * origin_z, _y, _x   the block's first voxel, magnitude at most 2^30
  * mode               CELLRT_POLYHEDRON_*

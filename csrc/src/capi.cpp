@@ -28,6 +28,7 @@
 #include "star_candidates_3d.hpp"
 #include "star_distances_2d.hpp"
 #include "star_nms_2d.hpp"
+#include "star_nms_3d.hpp"
 #include "star_outlines_2d.hpp"
 #include "status.hpp"
 
@@ -169,7 +170,7 @@ cellrt::StarMesh3D checked_mesh(const float* rays, std::int32_t n_rays, const st
     require_range(n_rays, 3, 1024);
     require_range(n_faces, 1, 2 * 1024);
     require(rays != nullptr && faces != nullptr);
-    for (std::int32_t i = 0; i < 3 * n_rays; ++i) require(std::fabs(rays[i]) <= 1.0f, CELLRT_ERROR_DATA);
+    for (std::int32_t i = 0; i < 3 * n_rays; ++i) require(std::fabs(rays[i]) <= 1024.0f, CELLRT_ERROR_DATA);
     for (std::int32_t i = 0; i < 3 * n_faces; ++i) require(faces[i] >= 0 && faces[i] < n_rays);
     return {rays, n_rays, faces, n_faces};
 }
@@ -350,6 +351,26 @@ std::int32_t cellrt_star_candidates_3d(const float* maps, std::int32_t n_rays, s
                                    {z_begin, z_end, y_begin, y_end, x_begin, x_end}, prob_thresh,
                                    {grid_z, grid_y, grid_x, origin_z, origin_y, origin_x}, capacity, n_threads,
                                    n_candidates, prob, dist, points, class_prob);
+    });
+}
+
+std::int32_t cellrt_star_nms_3d(const float* prob, const float* dist, const std::int32_t* points, std::int64_t n,
+    const float* rays, std::int32_t n_rays, const std::int32_t* faces, std::int32_t n_faces, float nms_thresh,
+    std::int64_t max_work, const std::int32_t* cancel, std::int32_t n_threads, std::int64_t* n_kept, std::int64_t* kept) {
+    return status_of([&] {
+        require_range(n, 0, largest_count);
+        const cellrt::StarMesh3D mesh = checked_mesh(rays, n_rays, faces, n_faces);
+        require_array(prob, n);
+        require_array(dist, checked_product({n, n_rays}));
+        require_array(points, n);
+        require(nms_thresh >= 0.0f && nms_thresh <= 1.0f);
+        require(max_work >= 0);
+        require_threads(n_threads);
+        require(n_kept != nullptr);
+        require_array(kept, n);
+        constexpr std::int64_t most_candidates = 1 << 22;
+        require(n <= most_candidates, CELLRT_ERROR_CAPACITY);
+        cellrt::star_nms_3d(prob, dist, points, n, mesh, nms_thresh, max_work, cancel, n_threads, n_kept, kept);
     });
 }
 

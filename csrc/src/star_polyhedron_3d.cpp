@@ -9,12 +9,15 @@
 #include <algorithm>
 #include <cmath>
 
+#include "status.hpp"
+
 namespace cellrt {
 namespace {
 
 // A determinant here and one of the original take less than 32 roundings of terms below the bound, each of 2^-24.
 constexpr float relative_error = 1.0F / (1 << 18);
 constexpr float no_error = 1e-30F;  // where all terms are 0: keeps quotients finite
+constexpr float farthest_vertex = 2097152.0F;  // 2^21 voxels: twice that is far below what float32 and int32 know exactly
 constexpr int lanes = 8;            // planes, or rows, computed side by side: loops over them become vector code
 
 std::int32_t rounded(float value) { return static_cast<std::int32_t>(std::lrint(value)); }
@@ -108,6 +111,7 @@ VoxelBox star_vertices_3d(const StarMesh3D& mesh, const float* dist, const float
         }
     VoxelBox box;
     for (int axis = 0; axis < 3; ++axis) {
+        require(low[axis] >= -farthest_vertex && high[axis] <= farthest_vertex, CELLRT_ERROR_DATA);
         box.first[axis] = rounded(low[axis]);
         box.last[axis] = rounded(high[axis]);
     }
@@ -122,6 +126,7 @@ void StarVoxels3D::place(const StarMesh3D& mesh, const float* dist, const float*
     const auto n_slices = static_cast<std::size_t>(window.side(0));
     bits_.assign(n_slices * slice_words_, 0);
     is_filled_.assign(n_slices, 0);
+    n_doubts_.resize(n_slices);
     vertices_.resize(3 * static_cast<std::size_t>(mesh.n_rays));
     star_vertices_3d(mesh, dist, point, vertices_.data());
     for (int axis = 0; axis < 3; ++axis) {
@@ -229,7 +234,7 @@ bool StarVoxels3D::contains(std::int32_t face, std::int32_t z, std::int32_t y, s
            is_inside(q, centre_, a, c);
 }
 
-void StarVoxels3D::fill(std::int32_t z, std::uint64_t* bits, std::vector<Doubt>* doubts) const {
+std::int64_t StarVoxels3D::fill(std::int32_t z, std::uint64_t* bits, std::vector<Doubt>* doubts) const {
     const std::int32_t local_z = z - base_[0];
     const auto at_z = static_cast<float>(local_z);
     const std::int32_t x_first = window_.first[2] - base_[2], x_last = window_.last[2] - base_[2];
@@ -237,6 +242,7 @@ void StarVoxels3D::fill(std::int32_t z, std::uint64_t* bits, std::vector<Doubt>*
     // Makes x positive, so that the conversion to integers rounds down.
     const auto shift = static_cast<std::int32_t>(reach_) + 2;
     const auto by = static_cast<float>(shift);
+    std::int64_t n_doubts = 0;
 
     for (const Tetrahedron& tetrahedron : tetrahedra_) {
         if (local_z < tetrahedron.z_first || local_z > tetrahedron.z_last) continue;
@@ -288,6 +294,7 @@ void StarVoxels3D::fill(std::int32_t z, std::uint64_t* bits, std::vector<Doubt>*
                         const std::uint64_t bit = std::uint64_t{1} << (at & 63);
                         if (row[at >> 6] & bit) continue;
                         const std::int32_t x = at + window_.first[2];
+                        ++n_doubts;
                         const bool inside = contains(tetrahedron.face, z, y, x);
                         if (doubts != nullptr)
                             doubts->push_back({y, x, inside});
@@ -305,6 +312,7 @@ void StarVoxels3D::fill(std::int32_t z, std::uint64_t* bits, std::vector<Doubt>*
             }
         }
     }
+    return n_doubts;
 }
 
 }  // namespace cellrt

@@ -24,7 +24,8 @@ struct VoxelBox {
     VoxelBox common(const VoxelBox& other) const;
 };
 
-// vertices (n_rays, 3): point + dist * ray in float32. Returns the box of the vertices rounded to voxels.
+// vertices (n_rays, 3): point + dist * ray in float32. Returns the box of the vertices rounded to voxels. Throws Failure
+// with CELLRT_ERROR_DATA if one is beyond 2^21, or NaN.
 VoxelBox star_vertices_3d(const StarMesh3D& mesh, const float* dist, const float* point, float* vertices);
 
 // A voxel so close to a face or to a plane between two tetrahedra that rounding decides.
@@ -54,11 +55,14 @@ public:
         const auto index = static_cast<std::size_t>(z - window_.first[0]);
         std::uint64_t* const bits = bits_.data() + index * slice_words_;
         if (!is_filled_[index]) {
-            fill(z, bits, nullptr);
+            n_doubts_[index] = fill(z, bits, nullptr);
             is_filled_[index] = 1;
         }
         return bits;
     }
+    // How often determinants decided in a slice that slice() gave.
+    std::int64_t doubts_of(std::int32_t z) const { return n_doubts_[static_cast<std::size_t>(z - window_.first[0])]; }
+
     // Sets the bits of a slice that are beyond doubt; the others are left 0 and listed, some more than once.
     std::uint64_t* slice(std::int32_t z, std::vector<Doubt>& doubts) {
         std::uint64_t* const bits = bits_.data() + static_cast<std::size_t>(z - window_.first[0]) * slice_words_;
@@ -79,7 +83,7 @@ private:
         std::int32_t z_first, z_last, y_first, y_last;  // from base_
     };
     void prepare_tetrahedra(const StarMesh3D& mesh, const float* point, bool with_kernel);
-    void fill(std::int32_t z, std::uint64_t* bits, std::vector<Doubt>* doubts) const;
+    std::int64_t fill(std::int32_t z, std::uint64_t* bits, std::vector<Doubt>* doubts) const;
     bool contains(std::int32_t face, std::int32_t z, std::int32_t y, std::int32_t x) const;
 
     VoxelBox window_{};
@@ -92,7 +96,8 @@ private:
     std::vector<float> vertices_, columns_;
     std::vector<Tetrahedron> tetrahedra_;
     std::vector<std::uint64_t> bits_;
-    std::vector<std::uint8_t> is_filled_;
+    std::vector<std::uint8_t> is_filled_;    // of each slice
+    std::vector<std::int64_t> n_doubts_;
 };
 
 }  // namespace cellrt

@@ -223,3 +223,14 @@ def paint_polyhedra_3d(
     n_threads: int,
     labels: NDArray[np.int32],
 ) -> int: ...
+def star_nms_3d(
+    prob: NDArray[np.float32],
+    dist: NDArray[np.float32],
+    points: NDArray[np.int32],
+    rays: NDArray[np.float32],
+    faces: NDArray[np.int32],
+    nms_thresh: float,
+    max_work: int,
+    n_threads: int,
+    kept: NDArray[np.int64],
+) -> tuple[int, int]: ...

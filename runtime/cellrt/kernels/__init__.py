@@ -35,7 +35,7 @@ from cellrt.kernels.star_2d import (
     star_nms_2d,
     star_outlines_2d,
 )
-from cellrt.kernels.star_3d import paint_polyhedra_3d, star_candidates_3d
+from cellrt.kernels.star_3d import paint_polyhedra_3d, star_candidates_3d, star_nms_3d
 
 __all__ = [
     "ERROR_ARGUMENT",
@@ -65,6 +65,7 @@ __all__ = [
     "star_candidates_3d",
     "star_distances_2d",
     "star_nms_2d",
+    "star_nms_3d",
     "star_outlines_2d",
     "usable_cores",
     "version",
