@@ -118,6 +118,20 @@ VoxelBox star_vertices_3d(const StarMesh3D& mesh, const float* dist, const float
     return box;
 }
 
+std::vector<HalfSpace> star_kernel_3d(const StarMesh3D& mesh, const float* vertices) {
+    std::vector<HalfSpace> half_spaces(static_cast<std::size_t>(mesh.n_faces));
+    for (std::int32_t face = 0; face < mesh.n_faces; ++face) {
+        const float* const a = vertices + 3 * mesh.faces[3 * face];
+        const float* const b = vertices + 3 * mesh.faces[3 * face + 1];
+        const float* const c = vertices + 3 * mesh.faces[3 * face + 2];
+        const float pz = b[0] - a[0], py = b[1] - a[1], px = b[2] - a[2];
+        const float qz = c[0] - a[0], qy = c[1] - a[1], qx = c[2] - a[2];
+        const float nz = -(py * qx - px * qy), ny = -(px * qz - pz * qx), nx = -(pz * qy - py * qz);
+        half_spaces[static_cast<std::size_t>(face)] = {nz, ny, nx, -(a[0] * nz + a[1] * ny + a[2] * nx)};
+    }
+    return half_spaces;
+}
+
 void StarVoxels3D::place(const StarMesh3D& mesh, const float* dist, const float* point, const VoxelBox& window,
                          bool with_kernel) {
     window_ = window;

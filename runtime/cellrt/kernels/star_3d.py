@@ -116,7 +116,7 @@ def star_nms_3d(
     max_work: int,
     threads: int,
 ) -> NDArray[np.int64]:
-    """Greedy non-maximum suppression of star-convex polyhedra, with StarDist's decisions where voxels make them.
+    """Greedy non-maximum suppression of star-convex polyhedra, with StarDist's decisions.
 
     Parameters
     ----------
@@ -144,9 +144,10 @@ def star_nms_3d(
 
     Notes
     -----
-    Of the original's five decisions about a pair (Weigert et al., WACV 2020) this takes three: boxes and outer spheres,
-    inner spheres, counted voxels. It leaves out the volumes of intersected kernels and hulls, which differ from the count
-    by the rounding to voxels.
+    The decisions are those of StarDist's compiled ``non_maximum_suppression_3d_inds`` on one thread (Weigert et al., WACV
+    2020): bounds by boxes, spheres, kernels and hulls, and counted voxels. With more threads the original's bounds by
+    spheres depend on which thread comes first. Kernels and hulls are measured only where the count is close to the
+    threshold (see cellrt.h).
     """
     check_array("prob", prob, np.float32, (-1,))
     n = len(prob)
