@@ -94,10 +94,11 @@ def spiral_rays(n_rays):
 
 
 def stack_candidates(n, n_rays, per_object=60, seed=3, spacing=18):
-    """Candidates of a stack as a trained network gives them: about 60 per object, on a grid of (1, 2, 2) voxels inside it.
+    """Candidates of a stack as a trained network gives them: about 60 per object, on a grid of (1, 2, 2) voxels in it.
 
-    Objects are ellipsoids with half axes of 5 to 9 voxels, spaced like nuclei in a dense tissue; the rays of a candidate end
-    at its object's surface, within 3 %, and its probability, distinct from all others, falls from the centre.
+    Objects are ellipsoids with half axes of 5 to 9 voxels, spaced like nuclei in a dense tissue; the rays of a
+    candidate end at its object's surface, within 3 %, and its probability, distinct from all others, falls from the
+    centre.
 
     Returns prob (n,), dist (n, n_rays), points (n, 3) in row-major order, and rays and faces.
     """

@@ -1,7 +1,7 @@
 """Slow, obvious twins for star-convex polyhedra: every voxel and every pair, with numpy and the words of the original.
 
-Everything is (z, y, x) in voxels. `contains` and `kernel` are float32 determinants and half spaces operation by operation; a
-hull is scipy's, whose planes differ from ours in the last digits, and so are volumes.
+Everything is (z, y, x) in voxels. `contains` and `kernel` are float32 determinants and half spaces operation by
+operation; a hull is scipy's, whose planes differ from ours in the last digits, and so are volumes.
 """
 
 from __future__ import annotations
@@ -143,14 +143,13 @@ def star_nms_3d(
     faces: NDArray[np.int32],
     nms_thresh: float,
 ) -> tuple[list[int], float]:
-    """Indices of the survivors, and how close to the threshold the closest decision was, as a share of the smaller volume."""
+    """Indices of the survivors, and how close any decision was to the threshold, as a share of the smaller volume."""
     ranked = np.argsort(-prob, kind="stable")
     ends = [vertices(d, p, rays) for d, p in zip(dist, points, strict=True)]
     boxes = [box(e) for e in ends]
     flat = np.zeros(3, F32)
-    volumes = [
-        float(sum((F32(determinant(flat, *(d[:, None] * rays)[face]) / F32(6)) for face in faces), F32(0))) for d in dist
-    ]
+    corners = [(d[:, None] * rays)[faces] for d in dist]
+    volumes = [float(sum((F32(determinant(flat, *face) / F32(6)) for face in some), F32(0))) for some in corners]
     extents = np.mean([last - first for first, last in boxes], axis=0)
     stretch = extents.max() / extents
     outer, inner = [], []

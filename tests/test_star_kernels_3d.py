@@ -165,7 +165,7 @@ def test_painting_is_that_of_the_twin(seed, n_rays, radius, roughness, shift, aw
     expected = reference_star_3d.paint_polyhedra_3d(dist, points, *mesh, order, shape, mode, overlap_label)
     found = paint(dist, points, mesh, order, shape, mode, overlap_label=overlap_label)
     np.testing.assert_array_equal(found, expected)
-    # Far from the origin float32 is coarse: the block has the voxels of the whole volume there, which the twin asks one by one.
+    # Far from the origin float32 is coarse: a block has the voxels of the whole volume there, which the twin asks for.
     if away and mode == "full" and overlap_label is None:
         far = points + np.float32(away)
         for i in range(6):
@@ -432,7 +432,7 @@ def test_the_doors_of_polyhedra():
         suppress((prob, dist, points), (rays, faces[:0]), 0.4)
     with pytest.raises(KernelError, match="expected faces as a int32 array, got int64"):
         suppress((prob, dist, points), (rays, faces.astype(np.int64)), 0.4)
-    with pytest.raises(KernelError, match="expected nms_thresh between 0 and 1, got 1.5"):
+    with pytest.raises(KernelError, match=r"expected nms_thresh between 0 and 1, got 1\.5"):
         suppress((prob, dist, points), (rays, faces), 1.5)
     with pytest.raises(KernelError, match="expected mode to be one of full, kernel, hull, bbox, got 'debug'"):
         paint(dist, points, (rays, faces), np.arange(5), (9, 9, 9), "debug")

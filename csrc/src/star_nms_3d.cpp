@@ -263,18 +263,13 @@ std::int64_t count_shared(StarVoxels3D& a, StarVoxels3D& b, const VoxelBox& box,
     return count;
 }
 
-// The fewest shared voxels with which the original suppresses. It stops counting at the first above the threshold times
-// the smaller volume, in float32, and then compares the quotient: rounding may take either to the other side.
-std::int64_t fewest_to_suppress(float smaller_volume, float nms_thresh) {
-    const double smaller = smaller_volume + 1e-10;
-    const auto most = static_cast<float>(smaller * nms_thresh);
+// The fewest shared voxels with which the original suppresses: more than the threshold times the smaller volume, or just
+// that where its quotient, in float32, rounds up.
+std::int64_t fewest_to_suppress(double smaller_volume, float nms_thresh) {
+    const auto most = static_cast<float>(smaller_volume * nms_thresh);
     if (!(most >= 0 && most < 4e18F)) return never;
-    const auto exceeds = [&](std::int64_t count) {
-        return static_cast<float>(static_cast<float>(count) / smaller) > nms_thresh;
-    };
-    const std::int64_t stop = static_cast<std::int64_t>(most) + 1;
-    if (exceeds(stop - 1)) return stop - 1;
-    return exceeds(stop) ? stop : never;
+    const auto whole = static_cast<std::int64_t>(most);
+    return static_cast<float>(static_cast<float>(whole) / smaller_volume) > nms_thresh ? whole : whole + 1;
 }
 
 // By how much a count of voxels can differ from the volume of a body of this volume, in practice. Each voxel at the surface
@@ -432,7 +427,7 @@ bool Suppression::suppresses(std::uint32_t index, Index candidate, Scratch& scra
 // Decisions 3 to 5 for a kept polyhedron and a candidate.
 bool Suppression::shares_enough(std::uint32_t index, Index candidate, float smaller, Scratch& scratch) const {
     const VoxelBox box = summaries_[kept_[index]].box.common(summaries_[candidate].box);
-    const std::int64_t needed = fewest_to_suppress(smaller, nms_thresh_);
+    const std::int64_t needed = fewest_to_suppress(smaller + 1e-10, nms_thresh_);
     const double limit = static_cast<double>(nms_thresh_) * (smaller + 1e-10);
     if (needed == never) return false;
     const std::int64_t rounding = surface_rounding(limit);

@@ -4,8 +4,8 @@ Run in the environment of record_stardist.py (see README.md beside this file), n
 
     OMP_NUM_THREADS=1 python tests/golden/record_polyhedra.py
 
-Makes stardist/kernels/polyhedra_*.npz from formulas and seeds. Does not import cellrt, and does not judge. One thread: with
-more the original's sums over all candidates depend on which thread comes first.
+Makes stardist/kernels/polyhedra_*.npz from formulas and seeds. Does not import cellrt, and does not judge. One thread:
+with more the original's sums over all candidates depend on which thread comes first.
 """
 
 import os
@@ -64,8 +64,9 @@ def main():
             ]
         )
         kept = keep[THRESHOLDS.index(0.3)]
-        painted = dict(dist=dist[kept], points=points[kept], prob=prob[kept], shape=SHAPE, verbose=False)
-        labels = {mode: polyhedron_to_label(rays=rays, mode=mode, **painted) for mode in ("full", "kernel", "hull", "bbox")}
+        painted = {"dist": dist[kept], "points": points[kept], "prob": prob[kept], "shape": SHAPE, "verbose": False}
+        modes = ("full", "kernel", "hull", "bbox")
+        labels = {mode: polyhedron_to_label(rays=rays, mode=mode, **painted) for mode in modes}
         labels["overlap"] = polyhedron_to_label(rays=rays, overlap_label=-3, **painted)
         scaled = painted | {"points": points[kept] * SCALE}
         labels["scaled"] = polyhedron_to_label(rays=rays.copy(scale=SCALE), **scaled)
