@@ -582,7 +582,7 @@ void Suppression::return_scratch(std::unique_ptr<Scratch> scratch) {
 
 std::vector<Index> Suppression::run(int n_threads) {
     // Chunks become longer, as more is kept: what conflicts within one stays little.
-    constexpr std::size_t shortest = 256, growth = 2;
+    constexpr std::size_t shortest = 64, growth = 1;
     rank();
     summarise(n_threads);
     std::vector<Index> survivors, chunk;
@@ -598,7 +598,7 @@ std::vector<Index> Suppression::run(int n_threads) {
             std::sort(chunk.begin(), chunk.end());
             const auto n = static_cast<std::int64_t>(chunk.size());
             // The same for any number of threads: where a grain begins, nothing is remembered.
-            const std::int64_t grain = std::min<std::int64_t>(std::max<std::int64_t>(n / 32, 64), 2048);
+            const std::int64_t grain = std::min<std::int64_t>(std::max<std::int64_t>(n / 32, 16), 2048);
             parallel_for(n, grain, n_threads, [&](std::int64_t from, std::int64_t to) {
                 std::unique_ptr<Scratch> scratch = take_scratch();
                 scratch->last.clear();
