@@ -17,6 +17,7 @@ from cellrt.write import write
 
 # Pairs that may be compared: as many as the `star` head allows per candidate.
 MAX_PAIRS_PER_CANDIDATE = 4096
+MAX_WORK_PER_CANDIDATE = 1 << 18  # rows of voxels
 
 
 def suppression(inputs, threads):
@@ -42,6 +43,27 @@ def painting(inputs, threads):
         offsets = np.arange(len(prob) + 1, dtype=np.int64) * dist.shape[1]
         order = np.argsort(prob, kind="stable")
         return {"labels": kernels.paint_polygons_2d(coords, offsets, order, shape=shape, threads=threads)}
+
+    return run
+
+
+def suppression_3d(inputs, threads):
+    """Non-maximum suppression of candidates of a stack, sorting included."""
+    points = inputs["points"].astype(np.int32)
+    stars = inputs["prob"], inputs["dist"], points, inputs["rays"], inputs["faces"]
+    options = {"nms_thresh": float(inputs["nms_thresh"]), "max_work": MAX_WORK_PER_CANDIDATE * len(points)}
+    return lambda: {"kept": kernels.star_nms_3d(*stars, threads=threads, **options)}
+
+
+def painting_3d(inputs, threads):
+    """Polyhedra into a label volume."""
+    stars = inputs["dist"], inputs["points"].astype(np.float64), inputs["rays"], inputs["faces"]
+    shape = tuple(int(side) for side in inputs["shape"])
+    options = {"origin": (0, 0, 0), "shape": shape, "mode": "full", "overlap_label": None, "threads": threads}
+
+    def run():
+        order = np.argsort(-inputs["prob"], kind="stable")
+        return {"labels": kernels.paint_polyhedra_3d(*stars, order, **options)}
 
     return run
 
@@ -173,6 +195,8 @@ if __name__ == "__main__":
         {
             "suppression": suppression,
             "painting": painting,
+            "suppression_3d": suppression_3d,
+            "painting_3d": painting_3d,
             "normalization": normalization,
             "segmentation": segmentation,
             "files": files,

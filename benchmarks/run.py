@@ -8,6 +8,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 SCRIPTS = (
     "kernels_speed",
+    "stardist_3d_speed",
     "segment_speed",
     "throughput",
     "overhead",

@@ -11,6 +11,8 @@ from harness import ROOT, Worker
 
 SHARED = ROOT.parent / "shared"
 TRAINED = SHARED / "reference" / "stardist" / "models" / "2d_fluo"
+TRAINED_3D = SHARED / "reference" / "stardist" / "models" / "3d_unet"
+STACK = SHARED / "reference" / "stardist" / "cases" / "3d_unet_img3d.npz"  # StarDist's example, normalised
 MOSAIC = SHARED / "data" / "large_mosaic" / "images"
 PHASE = SHARED / "data" / "usiigaci_phase" / "images" / "set03.tif"  # held out of the training of `cells`
 CPNET = SHARED / "reference" / "cellpose" / "models" / "cpnet_synth"
@@ -78,6 +80,77 @@ def cells(n, shape, n_rays=32, seed=1):
     dist = random.uniform(8, 20, (n, 1)) * (1 + wave)
     prob = random.permutation(np.linspace(0.4, 0.95, n))
     return prob.astype(np.float32), np.maximum(1e-3, dist).astype(np.float32), points
+
+
+def spiral_rays(n_rays):
+    """Rays on a golden spiral and the faces of their hull, turned as StarDist's are: (n_rays, 3) and (n_faces, 3)."""
+    from scipy.spatial import ConvexHull
+
+    z, angle = np.linspace(-1, 1, n_rays), (3 - np.sqrt(5)) * np.pi * np.arange(n_rays)
+    radius = np.sqrt(1 - z**2)
+    ends = np.stack([z, radius * np.sin(angle), radius * np.cos(angle)], 1)
+    faces = [face if np.linalg.det(ends[face]) < 0 else face[::-1] for face in ConvexHull(ends).simplices]
+    return ends.astype(np.float32), np.array(faces, np.int32)
+
+
+def stack_candidates(n, n_rays, per_object=60, seed=3, spacing=18):
+    """Candidates of a stack as a trained network gives them: about 60 per object, on a grid of (1, 2, 2) voxels in it.
+
+    Objects are ellipsoids with half axes of 5 to 9 voxels, spaced like nuclei in a dense tissue; the rays of a
+    candidate end at its object's surface, within 3 %, and its probability, distinct from all others, falls from the
+    centre.
+
+    Returns prob (n,), dist (n, n_rays), points (n, 3) in row-major order, and rays and faces.
+    """
+    rays, faces = spiral_rays(n_rays)
+    random = np.random.default_rng(seed)
+    n_objects = -(-n // per_object)
+    side = int(np.ceil(n_objects ** (1 / 3)))
+    corner = np.stack(np.unravel_index(np.arange(n_objects), (side,) * 3), 1) * spacing + 20
+    centres = corner + random.uniform(-3, 3, (n_objects, 3))
+    axes = random.uniform(5, 9, (n_objects, 3))
+    steps = np.stack(np.meshgrid(np.arange(-4, 5), np.arange(-4, 5) * 2, np.arange(-4, 5) * 2, indexing="ij"), -1)
+    steps = steps.reshape(-1, 3)
+    nearest = steps[np.argsort((steps**2).sum(1), kind="stable")[:per_object]]
+    owner = np.repeat(np.arange(n_objects), per_object)[:n]
+    points = np.rint(centres[owner] / (1, 2, 2)).astype(np.int64) * (1, 2, 2) + nearest[np.arange(n) % per_object]
+
+    # Distance from a point inside an ellipsoid to its surface along each ray: the positive root of a quadratic.
+    start = (points - centres[owner]) / axes[owner]
+    start *= np.minimum(1, 0.9 / np.maximum(1e-9, np.linalg.norm(start, axis=1)))[:, np.newaxis]
+    dist = np.empty((n, n_rays), np.float32)
+    for begin in range(0, n, 10_000):  # bounds the memory
+        some = slice(begin, begin + 10_000)
+        along = rays[np.newaxis] / axes[owner[some], np.newaxis]
+        a, c = (along**2).sum(2), (start[some] ** 2).sum(1)[:, np.newaxis] - 1
+        b = (along * start[some, np.newaxis]).sum(2)
+        dist[some] = (np.sqrt(b**2 - a * c) - b) / a * random.normal(1, 0.03, a.shape)
+    prob = 0.95 - 0.4 * np.linalg.norm(start, axis=1) + random.normal(0, 0.03, n)
+    prob = (np.argsort(np.argsort(prob)) + 1) / (n + 1) * 0.6 + 0.39
+    order = np.lexsort(points.T[::-1])
+    return {
+        "prob": prob[order].astype(np.float32),
+        "dist": np.maximum(1e-3, dist[order]),
+        "points": points[order],
+        "rays": rays,
+        "faces": faces,
+    }
+
+
+def stack_cells(n, n_rays, shape, seed=4):
+    """Surviving objects of a stack, of 6 to 12 voxels, some across its border."""
+    rays, faces = spiral_rays(n_rays)
+    random = np.random.default_rng(seed)
+    axes = random.uniform(0.75, 1.3, (n, 1, 3))
+    dist = random.uniform(6, 12, (n, 1)) / np.sqrt(((rays / axes) ** 2).sum(2))
+    dist *= 1 + random.normal(0, 0.1, (n, 3)) @ rays.T
+    return {
+        "prob": random.permutation(np.linspace(0.4, 0.95, n)).astype(np.float32),
+        "dist": np.maximum(1e-3, dist).astype(np.float32),
+        "points": np.stack([random.integers(0, side, n) for side in shape], 1),
+        "rays": rays,
+        "faces": faces,
+    }
 
 
 def camera_image(shape, seed=2):

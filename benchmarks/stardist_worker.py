@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 from csbdeep.utils import normalize
-from stardist.geometry import polygons_to_label
-from stardist.nms import non_maximum_suppression_sparse
+from stardist.geometry import polygons_to_label, polyhedron_to_label
+from stardist.nms import non_maximum_suppression_3d_sparse, non_maximum_suppression_sparse
 from worker import serve
 
 
@@ -35,6 +35,58 @@ def painting(inputs, _):
     dist, points, prob = inputs["dist"], inputs["points"].astype(np.int64), inputs["prob"]
     shape = tuple(inputs["shape"])
     return lambda: {"labels": polygons_to_label(dist, points, shape=shape, prob=prob)}
+
+
+class _Rays:
+    """Rays as they are given: StarDist's own class for that changes their last digits."""
+
+    def __init__(self, inputs):
+        self.vertices, self.faces = inputs["rays"], inputs["faces"]
+
+    def __len__(self):
+        return len(self.vertices)
+
+
+def suppression_3d(inputs, _):
+    """Non-maximum suppression of candidates of a stack, sorting included."""
+    prob, dist, points, rays = inputs["prob"], inputs["dist"], inputs["points"].astype(np.int64), _Rays(inputs)
+
+    def run():
+        thresh = float(inputs["nms_thresh"])
+        return {"kept": non_maximum_suppression_3d_sparse(dist, prob, points, rays, nms_thresh=thresh)[3]}
+
+    return run
+
+
+def painting_3d(inputs, _):
+    """Polyhedra into a label volume."""
+    stars = {"dist": inputs["dist"], "points": inputs["points"], "prob": inputs["prob"], "rays": _Rays(inputs)}
+    shape = tuple(inputs["shape"])
+    return lambda: {"labels": polyhedron_to_label(shape=shape, verbose=False, **stars)}
+
+
+def candidates_3d(inputs, threads):
+    """What a trained network finds in a normalised stack, with its rays."""
+    from stardist.models import StarDist3D
+    from stardist.rays3d import rays_from_json
+
+    _limit_tensorflow(threads)
+    folder = Path(str(inputs["folder"]))
+    model = StarDist3D(None, name=folder.name, basedir=str(folder.parent))
+
+    def run():
+        prob, dist, points = model.predict_sparse(inputs["image"])[:3]
+        rays = rays_from_json(model.config.rays_json)
+        return {
+            "prob": prob,
+            "dist": dist,
+            "points": points,
+            "rays": rays.vertices.astype(np.float32),
+            "faces": rays.faces.astype(np.int32),
+            "nms_thresh": np.float64(model.thresholds.nms),
+        }
+
+    return run
 
 
 def normalization(inputs, _):
@@ -132,6 +184,9 @@ if __name__ == "__main__":
         {
             "suppression": suppression,
             "painting": painting,
+            "suppression_3d": suppression_3d,
+            "painting_3d": painting_3d,
+            "candidates_3d": candidates_3d,
             "normalization": normalization,
             "segmentation": segmentation,
             "files": files,

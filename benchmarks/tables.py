@@ -17,6 +17,7 @@ MODELS = ROOT / "runtime" / "cellrt" / "models"
 TITLES = PEERS | {"loop": "cellrt, one by one"}
 SCRIPTS = (
     "kernels_speed",
+    "stardist_3d_speed",
     "segment_speed",
     "throughput",
     "flow_speed",

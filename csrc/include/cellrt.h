@@ -231,14 +231,16 @@ CELLRT_API int32_t cellrt_star_candidates_3d(const float *maps, int32_t n_rays, 
                                              int64_t *n_candidates, float *prob, float *dist, int32_t *points,
                                              float *class_prob);
 
-/* Greedy non-maximum suppression of star-convex polyhedra, with StarDist 0.9.2's decisions where voxels make them.
+/* Greedy non-maximum suppression of star-convex polyhedra, with StarDist 0.9.2's decisions.
  *
  * Candidates are taken in descending order of probability, ties in ascending order of index. A candidate is dropped if
- * a kept one overlaps it by more than nms_thresh, overlap being shared volume / the smaller volume of the two meshes. As in
- * the original, boxes and spheres bound the shared volume first (the spheres in a space stretched by the ratios of the mean
- * sides of all boxes, which the original sums up with a data race: here as it does with one thread), and where these do not
- * decide, the voxels inside both are counted. The original has two bounds more between these, from kernels and convex hulls,
- * and so may decide otherwise where the overlap is as close to nms_thresh as counting voxels can tell.
+ * a kept one overlaps it by more than nms_thresh, overlap being shared volume / the smaller volume of the two meshes. What
+ * the shared volume is, the original decides in steps, and so does this: bounds by boxes and spheres (these in a space
+ * stretched by the ratios of the mean sides of all boxes, which the original sums up with a data race: here as it does with
+ * one thread), bounds by the intersections of kernels and of convex hulls, then the count of the voxels inside both. The
+ * bounds by kernels and hulls are only computed where the count is close enough to the threshold for them to matter: within
+ * 2 + 5 * cbrt(v) + v / 8 voxels of the volume v that it takes to drop the candidate, which is far more than the count and
+ * the volume were seen to differ.
  *
  * prob         n floats, not NaN
  * dist         n * n_rays floats, voxels, 0 < dist <= 2^20
@@ -247,7 +249,8 @@ CELLRT_API int32_t cellrt_star_candidates_3d(const float *maps, int32_t n_rays, 
  * nms_thresh   overlap above which the weaker candidate is dropped, in [0, 1]
  * max_work     limit on the work; more gives CELLRT_ERROR_CAPACITY. A pair of polyhedra whose boxes overlap counts 1 and, if
  *              voxels are counted, n_faces more and 1 for each row of up to 64 voxels and each voxel on a border; every 8
- *              cells and boxes that a search for kept polyhedra looks at count 1. Independent of n_threads
+ *              pairs of half spaces whose intersection is measured, and every 8 cells and boxes that a search for kept
+ *              polyhedra looks at, count 1. Independent of n_threads
  * cancel       NULL, or a flag that another thread sets to non-zero to stop the call (CELLRT_ERROR_CANCELLED)
  * n_kept       how many candidates survive
  * kept         n int64: the indices of the survivors in descending order of probability; the rest is left alone

@@ -29,20 +29,6 @@ bool is_behind_all(const std::vector<HalfSpace>& half_spaces, std::int32_t z, st
     return true;
 }
 
-std::vector<HalfSpace> kernel_half_spaces(const StarMesh3D& mesh, const float* vertices) {
-    std::vector<HalfSpace> half_spaces(static_cast<std::size_t>(mesh.n_faces));
-    for (std::int32_t face = 0; face < mesh.n_faces; ++face) {
-        const float* const a = vertices + 3 * mesh.faces[3 * face];
-        const float* const b = vertices + 3 * mesh.faces[3 * face + 1];
-        const float* const c = vertices + 3 * mesh.faces[3 * face + 2];
-        const float pz = b[0] - a[0], py = b[1] - a[1], px = b[2] - a[2];
-        const float qz = c[0] - a[0], qy = c[1] - a[1], qx = c[2] - a[2];
-        const float nz = -(py * qx - px * qy), ny = -(px * qz - pz * qx), nx = -(pz * qy - py * qz);
-        half_spaces[static_cast<std::size_t>(face)] = {nz, ny, nx, -(a[0] * nz + a[1] * ny + a[2] * nx)};
-    }
-    return half_spaces;
-}
-
 // A part of a polyhedron's box inside the window, and the bits of its voxels once they are known.
 struct Piece {
     std::int64_t polyhedron;
@@ -69,7 +55,7 @@ public:
         if (mode_ == CELLRT_POLYHEDRON_FULL) return find_full(piece);
         if (mode_ == CELLRT_POLYHEDRON_BBOX) return find_convex(piece, {});
         star_vertices_3d(mesh_, dist_of(piece), point_of(piece), vertices_.data());
-        if (mode_ == CELLRT_POLYHEDRON_KERNEL) return find_convex(piece, kernel_half_spaces(mesh_, vertices_.data()));
+        if (mode_ == CELLRT_POLYHEDRON_KERNEL) return find_convex(piece, star_kernel_3d(mesh_, vertices_.data()));
         const std::vector<HalfSpace> hull = convex_hull_3d(vertices_.data(), mesh_.n_rays);
         if (!hull.empty()) find_convex(piece, hull);
     }
@@ -99,7 +85,7 @@ void Finder::find_full(Piece& piece) {
             std::uint64_t* const row = bits + (doubt.y - piece.box.first[1]) * piece.words_per_row;
             const std::int64_t at = std::int64_t{doubt.x} - piece.box.first[2];
             if (row[at >> 6] >> (at & 63) & 1) continue;
-            if (kernel.empty()) kernel = kernel_half_spaces(mesh_, voxels_.vertices());
+            if (kernel.empty()) kernel = star_kernel_3d(mesh_, voxels_.vertices());
             bool is_inside = is_behind_all(kernel, z, doubt.y, doubt.x);
             if (!is_inside && doubt.is_inside) {
                 if (!hull_is_known) hull = convex_hull_3d(voxels_.vertices(), mesh_.n_rays);

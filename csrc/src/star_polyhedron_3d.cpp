@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "lanes.hpp"
 #include "status.hpp"
 
 namespace cellrt {
@@ -18,53 +19,46 @@ namespace {
 constexpr float relative_error = 1.0F / (1 << 18);
 constexpr float no_error = 1e-30F;  // where all terms are 0: keeps quotients finite
 constexpr float farthest_vertex = 2097152.0F;  // 2^21 voxels: twice that is far below what float32 and int32 know exactly
-constexpr int lanes = 8;            // planes, or rows, computed side by side: loops over them become vector code
 
 std::int32_t rounded(float value) { return static_cast<std::int32_t>(std::lrint(value)); }
 
-// Of eight tetrahedra: a corner.
+// Of tetrahedra side by side: a corner.
 struct Corners {
-    float z[lanes], y[lanes], x[lanes];
+    Lanes z, y, x;
 };
 
-// The largest magnitudes of coordinates that a plane is evaluated at, and of those of its points beyond their own.
+// The largest magnitudes of coordinates that a plane is evaluated at.
 struct Extent {
-    float z, y, x, beyond_z, beyond_y, beyond_x;
+    float z, y, x;
 };
 
-// Planes through p: det(a - p, b - p, q - p) as a function of q.
+// Planes through p, of tetrahedra side by side: det(a - p, b - p, q - p) as a function of q.
 struct Planes {
-    float by_y[lanes], by_z[lanes], at_0[lanes], margin[lanes], error[lanes];
-    float nz[lanes], ny[lanes], nx[lanes], d[lanes];
-    bool is_lower[lanes];  // grows with x
+    Lanes nz, ny, nx, d, error;
+    Lanes by_y, by_z, at_0, margin, slope;
 
     void assign(const Corners& p, const Corners& a, const Corners& b, const Extent& extent, float reach) {
-        for (int i = 0; i < lanes; ++i) {
-            const float az = a.z[i] - p.z[i], ay = a.y[i] - p.y[i], ax = a.x[i] - p.x[i];
-            const float bz = b.z[i] - p.z[i], by = b.y[i] - p.y[i], bx = b.x[i] - p.x[i];
-            nz[i] = ay * bx - ax * by;
-            ny[i] = ax * bz - az * bx;
-            nx[i] = az * by - ay * bz;
-            d[i] = -(nz[i] * p.z[i] + ny[i] * p.y[i] + nx[i] * p.x[i]);
-            const float all_z = std::fabs(ay * bx) + std::fabs(ax * by);
-            const float all_y = std::fabs(ax * bz) + std::fabs(az * bx);
-            const float all_x = std::fabs(az * by) + std::fabs(ay * bz);
-            const float most = relative_error * (all_z * (extent.z + std::fabs(p.z[i]) + extent.beyond_z) +
-                                                 all_y * (extent.y + std::fabs(p.y[i]) + extent.beyond_y) +
-                                                 all_x * (extent.x + std::fabs(p.x[i]) + extent.beyond_x)) +
-                               no_error;
-            // A plane along x gets a slope that changes its values by no more than their error.
-            const float least = most / reach;
-            const float steepness = std::max(std::fabs(nx[i]), least);
-            const float slope = std::copysign(steepness, nx[i]);
-            by_y[i] = -ny[i] / slope;
-            by_z[i] = -nz[i] / slope;
-            at_0[i] = -d[i] / slope;
-            // The last term is for the rounding of x itself.
-            margin[i] = 2 * most / steepness + reach * (1.0F / (1 << 20));
-            error[i] = most;
-            is_lower[i] = !std::signbit(slope);
-        }
+        const Lanes az = a.z - p.z, ay = a.y - p.y, ax = a.x - p.x;
+        const Lanes bz = b.z - p.z, by = b.y - p.y, bx = b.x - p.x;
+        nz = ay * bx - ax * by;
+        ny = ax * bz - az * bx;
+        nx = az * by - ay * bz;
+        d = -(nz * p.z + ny * p.y + nx * p.x);
+        const Lanes all_z = magnitude_of(ay * bx) + magnitude_of(ax * by);
+        const Lanes all_y = magnitude_of(ax * bz) + magnitude_of(az * bx);
+        const Lanes all_x = magnitude_of(az * by) + magnitude_of(ay * bz);
+        error = all_lanes(relative_error) * (all_z * (all_lanes(extent.z) + magnitude_of(p.z)) +
+                                             all_y * (all_lanes(extent.y) + magnitude_of(p.y)) +
+                                             all_x * (all_lanes(extent.x) + magnitude_of(p.x))) +
+                all_lanes(no_error);
+        // A plane along x gets a slope that changes its values by no more than their error.
+        const Lanes steepness = larger_of(magnitude_of(nx), error / all_lanes(reach));
+        slope = with_sign_of(steepness, nx);
+        by_y = -ny / slope;
+        by_z = -nz / slope;
+        at_0 = -d / slope;
+        // The last term is for the rounding of x itself.
+        margin = all_lanes(2) * error / steepness + all_lanes(reach * (1.0F / (1 << 20)));
     }
 };
 
@@ -118,6 +112,20 @@ VoxelBox star_vertices_3d(const StarMesh3D& mesh, const float* dist, const float
     return box;
 }
 
+std::vector<HalfSpace> star_kernel_3d(const StarMesh3D& mesh, const float* vertices) {
+    std::vector<HalfSpace> half_spaces(static_cast<std::size_t>(mesh.n_faces));
+    for (std::int32_t face = 0; face < mesh.n_faces; ++face) {
+        const float* const a = vertices + 3 * mesh.faces[3 * face];
+        const float* const b = vertices + 3 * mesh.faces[3 * face + 1];
+        const float* const c = vertices + 3 * mesh.faces[3 * face + 2];
+        const float pz = b[0] - a[0], py = b[1] - a[1], px = b[2] - a[2];
+        const float qz = c[0] - a[0], qy = c[1] - a[1], qx = c[2] - a[2];
+        const float nz = -(py * qx - px * qy), ny = -(px * qz - pz * qx), nx = -(pz * qy - py * qz);
+        half_spaces[static_cast<std::size_t>(face)] = {nz, ny, nx, -(a[0] * nz + a[1] * ny + a[2] * nx)};
+    }
+    return half_spaces;
+}
+
 void StarVoxels3D::place(const StarMesh3D& mesh, const float* dist, const float* point, const VoxelBox& window,
                          bool with_kernel) {
     window_ = window;
@@ -145,8 +153,8 @@ void StarVoxels3D::prepare_tetrahedra(const StarMesh3D& mesh, const float* point
         beyond[axis] = with_kernel ? 2 * std::fabs(static_cast<float>(base_[axis])) : 0.0F;
     }
     reach_ = farthest[2];
-    const Extent inner{farthest[0], farthest[1], farthest[2], 0, 0, 0};
-    const Extent outer{farthest[0], farthest[1], farthest[2], beyond[0], beyond[1], beyond[2]};
+    const Extent inner{farthest[0], farthest[1], farthest[2]};
+    const Extent outer{farthest[0] + beyond[0], farthest[1] + beyond[1], farthest[2] + beyond[2]};
 
     const auto n_rays = static_cast<std::size_t>(mesh.n_rays);
     columns_.resize(3 * n_rays);
@@ -154,16 +162,13 @@ void StarVoxels3D::prepare_tetrahedra(const StarMesh3D& mesh, const float* point
     for (std::size_t k = 0; k < n_rays; ++k)
         for (int axis = 0; axis < 3; ++axis)
             column[axis][k] = vertices_[3 * k + static_cast<std::size_t>(axis)] - static_cast<float>(base_[axis]);
-    Corners centre;
-    for (int i = 0; i < lanes; ++i) {
-        centre.z[i] = point[0] - static_cast<float>(base_[0]);
-        centre.y[i] = point[1] - static_cast<float>(base_[1]);
-        centre.x[i] = point[2] - static_cast<float>(base_[2]);
-    }
+    const Corners centre{all_lanes(point[0] - static_cast<float>(base_[0])),
+                         all_lanes(point[1] - static_cast<float>(base_[1])),
+                         all_lanes(point[2] - static_cast<float>(base_[2]))};
 
     tetrahedra_.resize(static_cast<std::size_t>(mesh.n_faces));
     std::size_t n = 0;
-    Corners corners[3];
+    Corners corners[3] = {};
     Planes planes[4];
     for (std::int32_t begin = 0; begin < mesh.n_faces; begin += lanes) {
         for (int i = 0; i < lanes; ++i) {
@@ -178,16 +183,14 @@ void StarVoxels3D::prepare_tetrahedra(const StarMesh3D& mesh, const float* point
         planes[1].assign(centre, corners[1], corners[0], inner, reach_);
         planes[2].assign(centre, corners[2], corners[1], inner, reach_);
         planes[3].assign(centre, corners[0], corners[2], inner, reach_);
-        float low[2][lanes], high[2][lanes], volume[lanes], error[lanes];
-        for (int i = 0; i < lanes; ++i) {
-            volume[i] = planes[0].nz[i] * centre.z[i] + planes[0].ny[i] * centre.y[i] + planes[0].nx[i] * centre.x[i] +
-                        planes[0].d[i];
-            error[i] = planes[0].error[i] + planes[1].error[i] + planes[2].error[i] + planes[3].error[i];
-            low[0][i] = std::min(std::min(centre.z[i], corners[0].z[i]), std::min(corners[1].z[i], corners[2].z[i]));
-            high[0][i] = std::max(std::max(centre.z[i], corners[0].z[i]), std::max(corners[1].z[i], corners[2].z[i]));
-            low[1][i] = std::min(std::min(centre.y[i], corners[0].y[i]), std::min(corners[1].y[i], corners[2].y[i]));
-            high[1][i] = std::max(std::max(centre.y[i], corners[0].y[i]), std::max(corners[1].y[i], corners[2].y[i]));
-        }
+        const Lanes volume = planes[0].nz * centre.z + planes[0].ny * centre.y + planes[0].nx * centre.x + planes[0].d;
+        const Lanes error = planes[0].error + planes[1].error + planes[2].error + planes[3].error;
+        const Lanes low[2] = {
+            smaller_of(smaller_of(centre.z, corners[0].z), smaller_of(corners[1].z, corners[2].z)),
+            smaller_of(smaller_of(centre.y, corners[0].y), smaller_of(corners[1].y, corners[2].y))};
+        const Lanes high[2] = {
+            larger_of(larger_of(centre.z, corners[0].z), larger_of(corners[1].z, corners[2].z)),
+            larger_of(larger_of(centre.y, corners[0].y), larger_of(corners[1].y, corners[2].y))};
         for (int i = 0; i < std::min(lanes, mesh.n_faces - begin); ++i) {
             // The value of a plane, over that at the opposite corner, is the weight of this corner in a point. The four
             // weights add up to 1. Within the margins none is below -error / volume: that bounds how far such a point
@@ -216,7 +219,7 @@ void StarVoxels3D::prepare_tetrahedra(const StarMesh3D& mesh, const float* point
             tetrahedron.face = begin + i;
             int lower = 0, upper = 3;
             for (const Planes& some : planes)
-                tetrahedron.planes[some.is_lower[i] ? lower++ : upper--] = {some.by_y[i], some.by_z[i], some.at_0[i],
+                tetrahedron.planes[some.slope[i] > 0 ? lower++ : upper--] = {some.by_y[i], some.by_z[i], some.at_0[i],
                                                                             some.margin[i]};
             tetrahedron.n_lower = lower;
             ++n;
@@ -242,51 +245,39 @@ std::int64_t StarVoxels3D::fill(std::int32_t z, std::uint64_t* bits, std::vector
     // Makes x positive, so that the conversion to integers rounds down.
     const auto shift = static_cast<std::int32_t>(reach_) + 2;
     const auto by = static_cast<float>(shift);
+    const Lanes rows{0, 1, 2, 3};
     std::int64_t n_doubts = 0;
 
     for (const Tetrahedron& tetrahedron : tetrahedra_) {
         if (local_z < tetrahedron.z_first || local_z > tetrahedron.z_last) continue;
         for (std::int32_t y_begin = tetrahedron.y_first; y_begin <= tetrahedron.y_last; y_begin += lanes) {
             // Bounds of x: surely inside between sure_low and sure_high, maybe inside between may_low and may_high.
-            float sure_low[lanes], may_low[lanes], sure_high[lanes], may_high[lanes];
-            for (int i = 0; i < lanes; ++i) {
-                sure_low[i] = may_low[i] = least;
-                sure_high[i] = may_high[i] = most;
-            }
+            Lanes sure_low = all_lanes(least), may_low = sure_low, sure_high = all_lanes(most), may_high = sure_high;
             const auto y_0 = static_cast<float>(y_begin);
             const Plane* plane = tetrahedron.planes;
             for (; plane < tetrahedron.planes + tetrahedron.n_lower; ++plane) {
                 const float at_y_0 = plane->by_z * at_z + plane->at_0 + plane->by_y * y_0;
-                for (int i = 0; i < lanes; ++i) {
-                    const float x = plane->by_y * static_cast<float>(i) + at_y_0;
-                    const float sure = x + plane->margin, may = x - plane->margin;
-                    sure_low[i] = sure_low[i] < sure ? sure : sure_low[i];
-                    may_low[i] = may_low[i] < may ? may : may_low[i];
-                }
+                const Lanes x = all_lanes(plane->by_y) * rows + all_lanes(at_y_0), margin = all_lanes(plane->margin);
+                sure_low = larger_of(sure_low, x + margin);
+                may_low = larger_of(may_low, x - margin);
             }
             for (; plane < tetrahedron.planes + 4; ++plane) {
                 const float at_y_0 = plane->by_z * at_z + plane->at_0 + plane->by_y * y_0;
-                for (int i = 0; i < lanes; ++i) {
-                    const float x = plane->by_y * static_cast<float>(i) + at_y_0;
-                    const float sure = x - plane->margin, may = x + plane->margin;
-                    sure_high[i] = sure < sure_high[i] ? sure : sure_high[i];
-                    may_high[i] = may < may_high[i] ? may : may_high[i];
-                }
+                const Lanes x = all_lanes(plane->by_y) * rows + all_lanes(at_y_0), margin = all_lanes(plane->margin);
+                sure_high = smaller_of(sure_high, x - margin);
+                may_high = smaller_of(may_high, x + margin);
             }
-            std::int32_t sure_first[lanes], may_first[lanes], sure_last[lanes], may_last[lanes];
-            for (int i = 0; i < lanes; ++i) {
-                sure_low[i] = sure_low[i] < most + 1 ? sure_low[i] : most + 1;
-                may_low[i] = may_low[i] < most + 1 ? may_low[i] : most + 1;
-                sure_high[i] = sure_high[i] < least - 1 ? least - 1 : sure_high[i];
-                may_high[i] = may_high[i] < least - 1 ? least - 1 : may_high[i];
-                sure_first[i] = shift - static_cast<std::int32_t>(by - sure_low[i]);
-                may_first[i] = shift - static_cast<std::int32_t>(by - may_low[i]);
-                sure_last[i] = static_cast<std::int32_t>(by + sure_high[i]) - shift;
-                may_last[i] = static_cast<std::int32_t>(by + may_high[i]) - shift;
-            }
+            // Less `shift`, or subtracted from it.
+            const Lanes beyond = all_lanes(most + 1), before = all_lanes(least - 1);
+            const WholeLanes sure_from = truncated(all_lanes(by) - smaller_of(sure_low, beyond));
+            const WholeLanes may_from = truncated(all_lanes(by) - smaller_of(may_low, beyond));
+            const WholeLanes sure_to = truncated(all_lanes(by) + larger_of(sure_high, before));
+            const WholeLanes may_to = truncated(all_lanes(by) + larger_of(may_high, before));
             const std::int32_t n = std::min(lanes, tetrahedron.y_last - y_begin + 1);
             for (std::int32_t i = 0; i < n; ++i) {
-                if (may_first[i] > may_last[i]) continue;
+                const std::int32_t may_first = shift - may_from[i], may_last = may_to[i] - shift;
+                if (may_first > may_last) continue;
+                const std::int32_t sure_first = shift - sure_from[i], sure_last = sure_to[i] - shift;
                 const std::int32_t y = y_begin + i + base_[1];
                 std::uint64_t* const row = bits + (y - window_.first[1]) * words_per_row_;
                 const auto doubt = [&](std::int32_t first, std::int32_t last) {
@@ -302,13 +293,13 @@ std::int64_t StarVoxels3D::fill(std::int32_t z, std::uint64_t* bits, std::vector
                             row[at >> 6] |= bit;
                     }
                 };
-                if (sure_first[i] > sure_last[i]) {
-                    doubt(may_first[i], may_last[i]);
+                if (sure_first > sure_last) {
+                    doubt(may_first, may_last);
                     continue;
                 }
-                set_bits(row, sure_first[i] - x_first, sure_last[i] - x_first);
-                if (may_first[i] < sure_first[i]) doubt(may_first[i], sure_first[i] - 1);
-                if (may_last[i] > sure_last[i]) doubt(sure_last[i] + 1, may_last[i]);
+                set_bits(row, sure_first - x_first, sure_last - x_first);
+                if (may_first < sure_first) doubt(may_first, sure_first - 1);
+                if (may_last > sure_last) doubt(sure_last + 1, may_last);
             }
         }
     }

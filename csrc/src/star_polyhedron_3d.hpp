@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "convex_hull_3d.hpp"
+
 namespace cellrt {
 
 // The rays (n_rays, 3), unit vectors z, y, x, and the triangles (n_faces, 3) between their ends: shared by all
@@ -27,6 +29,10 @@ struct VoxelBox {
 // vertices (n_rays, 3): point + dist * ray in float32. Returns the box of the vertices rounded to voxels. Throws Failure
 // with CELLRT_ERROR_DATA if one is beyond 2^21, or NaN.
 VoxelBox star_vertices_3d(const StarMesh3D& mesh, const float* dist, const float* point, float* vertices);
+
+// The half spaces behind each face, whose intersection is the kernel: from where all of the inside can be seen.
+// Coefficients in float32, as StarDist computes them.
+std::vector<HalfSpace> star_kernel_3d(const StarMesh3D& mesh, const float* vertices);
 
 // A voxel so close to a face or to a plane between two tetrahedra that rounding decides.
 struct Doubt {

@@ -134,6 +134,88 @@ static void test_star_nms(void) {
     CHECK(cellrt_star_nms_2d(prob, dist, points, 3, 8, 0.4f, 1000, NULL, 1, &n_kept, kept) == CELLRT_ERROR_DATA);
 }
 
+/* An octahedron: rays along the axes, faces turned as StarDist's are. */
+static const float octahedron_rays[18] = {-1, 0, 0, 1, 0, 0, 0, -1, 0, 0, 1, 0, 0, 0, -1, 0, 0, 1};
+static const int32_t octahedron_faces[24] = {1, 5, 3, 1, 3, 4, 1, 4, 2, 1, 2, 5, 0, 3, 5, 0, 4, 3, 0, 2, 4, 0, 5, 2};
+
+static void test_star_candidates_3d(void) {
+    float maps[4 * 2 * 3 * 2];
+    for (int i = 0; i < 48; ++i) maps[i] = i < 12 ? (float)(i % 5) / 10.0f : (float)i;
+    int64_t n = -1;
+    CHECK(cellrt_star_candidates_3d(maps, 3, 0, 2, 3, 2, 0, 2, 0, 3, 0, 2, 0.35f, 1, 2, 3, 10, 20, 30, 0, 1, &n, NULL, NULL,
+                                    NULL, NULL) == CELLRT_ERROR_CAPACITY);
+    CHECK(n == 2);
+    float prob[2], dist[6];
+    int32_t points[6];
+    CHECK(cellrt_star_candidates_3d(maps, 3, 0, 2, 3, 2, 0, 2, 0, 3, 0, 2, 0.35f, 1, 2, 3, 10, 20, 30, 2, 2, &n, prob, dist,
+                                    points, NULL) == CELLRT_OK);
+    /* Samples 4 and 9 are (0, 2, 0) and (1, 1, 1). */
+    CHECK(points[0] == 10 && points[1] == 24 && points[2] == 30);
+    CHECK(points[3] == 11 && points[4] == 22 && points[5] == 33);
+    CHECK(dist[0] == 16.0f && dist[1] == 28.0f && dist[5] == 45.0f);
+    CHECK(cellrt_star_candidates_3d(maps, 3, 0, 2, 3, 2, 0, 3, 0, 3, 0, 2, 0.35f, 1, 2, 3, 10, 20, 30, 2, 2, &n, prob, dist,
+                                    points, NULL) == CELLRT_ERROR_ARGUMENT);
+}
+
+static void test_polyhedra(void) {
+    const float prob[3] = {0.5f, 0.9f, 0.8f};
+    float dist[18];
+    for (int i = 0; i < 18; ++i) dist[i] = 3.5f;
+    const int32_t points[9] = {5, 5, 5, 5, 6, 5, 5, 5, 12};
+    int64_t n_kept = -1, kept[3];
+    CHECK(cellrt_star_nms_3d(prob, dist, points, 3, octahedron_rays, 6, octahedron_faces, 8, 0.3f, 100000, NULL, 2, &n_kept,
+                             kept) == CELLRT_OK);
+    CHECK(n_kept == 2 && kept[0] == 1 && kept[1] == 2);
+    CHECK(cellrt_star_nms_3d(prob, dist, points, 3, octahedron_rays, 6, octahedron_faces, 8, 0.9f, 100000, NULL, 1, &n_kept,
+                             kept) == CELLRT_OK);
+    CHECK(n_kept == 3 && kept[2] == 0);
+    CHECK(cellrt_star_nms_3d(NULL, NULL, NULL, 0, octahedron_rays, 6, octahedron_faces, 8, 0.3f, 0, NULL, 1, &n_kept, NULL) ==
+          CELLRT_OK);
+    CHECK(n_kept == 0);
+    CHECK(cellrt_star_nms_3d(prob, dist, points, 3, octahedron_rays, 6, octahedron_faces, 8, 0.3f, 3, NULL, 1, &n_kept,
+                             kept) == CELLRT_ERROR_CAPACITY);
+    const int32_t cancel = 1;
+    CHECK(cellrt_star_nms_3d(prob, dist, points, 3, octahedron_rays, 6, octahedron_faces, 8, 0.3f, 100000, &cancel, 1,
+                             &n_kept, kept) == CELLRT_ERROR_CANCELLED);
+    CHECK(cellrt_star_nms_3d(prob, dist, points, INT64_C(1) << 23, octahedron_rays, 6, octahedron_faces, 8, 0.3f, 100000,
+                             NULL, 1, &n_kept, kept) == CELLRT_ERROR_CAPACITY);
+    CHECK(cellrt_star_nms_3d(prob, dist, points, 3, octahedron_rays, 5, octahedron_faces, 8, 0.3f, 100000, NULL, 1, &n_kept,
+                             kept) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_star_nms_3d(prob, dist, points, 3, octahedron_rays, 6, octahedron_faces, 0, 0.3f, 100000, NULL, 1, &n_kept,
+                             kept) == CELLRT_ERROR_ARGUMENT);
+
+    /* The octahedron |z| + |y| + |x| <= 3.5 around (5, 5, 5): 7 layers of 1, 5, 13, 25, 13, 5, 1 voxels. */
+    static int32_t labels[11 * 11 * 11], block[2 * 3 * 4];
+    const float centres[9] = {5, 5, 5, 5, 6, 5, 5, 5, 12};
+    const int64_t order[3] = {1, 0, 2};
+    const int32_t modes[2] = {CELLRT_POLYHEDRON_FULL, CELLRT_POLYHEDRON_HULL};
+    for (int m = 0; m < 2; ++m) {
+        CHECK(cellrt_paint_polyhedra_3d(dist, centres, order + 2, 0, octahedron_rays, 6, octahedron_faces, 8, 0, 0, 0, 11, 11,
+                                        11, modes[m], 0, 0, 1, labels) == CELLRT_OK);
+        CHECK(labels[5 * 121 + 5 * 11 + 5] == 0);
+        const int64_t first[1] = {0};
+        CHECK(cellrt_paint_polyhedra_3d(dist, centres, first, 1, octahedron_rays, 6, octahedron_faces, 8, 0, 0, 0, 11, 11, 11,
+                                        modes[m], 0, 0, 1, labels) == CELLRT_OK);
+        int n_painted = 0;
+        for (int i = 0; i < 11 * 11 * 11; ++i) n_painted += labels[i];
+        CHECK(n_painted == 63);
+    }
+    CHECK(cellrt_paint_polyhedra_3d(dist, centres, order, 3, octahedron_rays, 6, octahedron_faces, 8, 0, 0, 0, 11, 11, 11,
+                                    CELLRT_POLYHEDRON_FULL, 1, -7, 2, labels) == CELLRT_OK);
+    CHECK(labels[5 * 121 + 5 * 11 + 5] == -7 && labels[5 * 121 + 2 * 11 + 5] == 1 && labels[5 * 121 + 9 * 11 + 5] == 2);
+    CHECK(cellrt_paint_polyhedra_3d(dist, centres, order, 3, octahedron_rays, 6, octahedron_faces, 8, 5, 4, 3, 2, 3, 4,
+                                    CELLRT_POLYHEDRON_FULL, 1, -7, 1, block) == CELLRT_OK);
+    for (int i = 0; i < 24; ++i)
+        CHECK(block[i] == labels[(5 + i / 12) * 121 + (4 + i / 4 % 3) * 11 + 3 + i % 4]);
+    CHECK(cellrt_paint_polyhedra_3d(dist, centres, order, 3, octahedron_rays, 6, octahedron_faces, 8, 0, 0, 0, 11, 11, 11, 4,
+                                    0, 0, 1, labels) == CELLRT_ERROR_ARGUMENT);
+    dist[7] = 0.0f;
+    CHECK(cellrt_paint_polyhedra_3d(dist, centres, order, 3, octahedron_rays, 6, octahedron_faces, 8, 0, 0, 0, 11, 11, 11,
+                                    CELLRT_POLYHEDRON_BBOX, 0, 0, 1, labels) == CELLRT_ERROR_DATA);
+    CHECK(cellrt_star_nms_3d(prob, dist, points, 3, octahedron_rays, 6, octahedron_faces, 8, 0.3f, 100000, NULL, 1, &n_kept,
+                             kept) == CELLRT_ERROR_DATA);
+}
+
 static void test_star_outlines(void) {
     const float dist[] = {1.0f, 2.0f, 3.0f, 4.0f};
     const double points[] = {10.0, 20.0};
@@ -391,6 +473,8 @@ int main(void) {
     test_normalize();
     test_star_candidates();
     test_star_nms();
+    test_star_candidates_3d();
+    test_polyhedra();
     test_star_outlines();
     test_star_targets();
     test_labels();

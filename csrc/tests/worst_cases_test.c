@@ -201,6 +201,67 @@ static void test_crowd_with_an_outlier(void) {
     free(labels_again);
 }
 
+/* 20,000 polyhedra, one of them 2^20 voxels long: apart from each other, all in one place, and smaller than a voxel. */
+static void test_polyhedra_with_an_outlier(void) {
+    enum { n = 20000, n_rays = 6, n_faces = 8, side = 40 };
+    static const float rays[3 * n_rays] = {-1, 0, 0, 1, 0, 0, 0, -1, 0, 0, 1, 0, 0, 0, -1, 0, 0, 1};
+    static const int32_t faces[3 * n_faces] = {1, 5, 3, 1, 3, 4, 1, 4, 2, 1, 2, 5, 0, 3, 5, 0, 4, 3, 0, 2, 4, 0, 5, 2};
+    float *const prob = malloc(n * sizeof *prob);
+    float *const dist = malloc(n * n_rays * sizeof *dist);
+    int32_t *const points = malloc(n * 3 * sizeof *points);
+    float *const centres = malloc(n * 3 * sizeof *centres);
+    int64_t *const kept = malloc(n * sizeof *kept);
+    int64_t *const kept_again = malloc(n * sizeof *kept_again);
+    int32_t *const labels = malloc((size_t)side * side * side * sizeof *labels);
+    int32_t *const labels_again = malloc((size_t)side * side * side * sizeof *labels_again);
+    int64_t n_kept = -1, n_again = -1;
+    int i, mode, spacing;
+
+    for (spacing = 9; spacing >= 0; spacing -= 9) {
+        for (i = 0; i < n; ++i) {
+            int ray;
+            prob[i] = (float)random_number();
+            points[3 * i] = spacing * (i / 784);
+            points[3 * i + 1] = spacing * (i / 28 % 28);
+            points[3 * i + 2] = spacing * (i % 28);
+            for (ray = 0; ray < 3; ++ray) centres[3 * i + ray] = (float)points[3 * i + ray];
+            for (ray = 0; ray < n_rays; ++ray) dist[i * n_rays + ray] = (float)(2.5 + random_number());
+        }
+        for (i = 0; i < n_rays; ++i) dist[77 * n_rays + i] = i % 2 == 0 ? 1048576.0f : 1e-3f;
+        CHECK(cellrt_star_nms_3d(prob, dist, points, n, rays, n_rays, faces, n_faces, 0.4f, 100000000, NULL, 1, &n_kept,
+                                 kept) == CELLRT_OK);
+        CHECK(spacing == 0 ? n_kept >= 1 && n_kept < n / 10 : n_kept >= n - 1);
+        CHECK(cellrt_star_nms_3d(prob, dist, points, n, rays, n_rays, faces, n_faces, 0.4f, 100000000, NULL, 3, &n_again,
+                                 kept_again) == CELLRT_OK);
+        CHECK(n_kept == n_again && memcmp(kept, kept_again, (size_t)n_kept * sizeof *kept) == 0);
+    }
+    /* Nothing is suppressed in a crowd: as many pairs as there are. */
+    CHECK(cellrt_star_nms_3d(prob, dist, points, n, rays, n_rays, faces, n_faces, 1.0f, 100000, NULL, 3, &n_again,
+                             kept_again) == CELLRT_ERROR_CAPACITY);
+
+    for (i = 0; i < n; ++i) kept[i] = i;
+    for (mode = CELLRT_POLYHEDRON_FULL; mode <= CELLRT_POLYHEDRON_BBOX; ++mode) {
+        CHECK(cellrt_paint_polyhedra_3d(dist, centres, kept, 200, rays, n_rays, faces, n_faces, -20, -20, -20, side, side,
+                                        side, mode, 0, 0, 1, labels) == CELLRT_OK);
+        CHECK(cellrt_paint_polyhedra_3d(dist, centres, kept, 200, rays, n_rays, faces, n_faces, -20, -20, -20, side, side,
+                                        side, mode, 0, 0, 3, labels_again) == CELLRT_OK);
+        CHECK(memcmp(labels, labels_again, (size_t)side * side * side * sizeof *labels) == 0);
+    }
+    for (i = 0; i < n * n_rays; ++i) dist[i] = 1e-3f;
+    CHECK(cellrt_star_nms_3d(prob, dist, points, n, rays, n_rays, faces, n_faces, 0.4f, 1000000, NULL, 2, &n_kept, kept) ==
+          CELLRT_OK);
+    CHECK(n_kept == n);
+
+    free(prob);
+    free(dist);
+    free(points);
+    free(centres);
+    free(kept);
+    free(kept_again);
+    free(labels);
+    free(labels_again);
+}
+
 /* A zigzag of 1,000 vertices that crosses every row of a tall image, at the largest coordinates there may be. */
 static void test_huge_polygon(void) {
     enum { n_vertices = 1000, n_y = 20000, n_x = 3 };
@@ -290,6 +351,7 @@ int main(void) {
     test_labels_all_over_the_image();
     test_targets_at_the_limit();
     test_crowd_with_an_outlier();
+    test_polyhedra_with_an_outlier();
     test_huge_polygon();
     test_flat_and_noisy_images();
     test_overlaps_all_different();

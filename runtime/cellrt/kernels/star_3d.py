@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -116,7 +118,7 @@ def star_nms_3d(
     max_work: int,
     threads: int,
 ) -> NDArray[np.int64]:
-    """Greedy non-maximum suppression of star-convex polyhedra, with StarDist's decisions where voxels make them.
+    """Greedy non-maximum suppression of star-convex polyhedra, with StarDist's decisions.
 
     Parameters
     ----------
@@ -144,9 +146,9 @@ def star_nms_3d(
 
     Notes
     -----
-    Of the original's five decisions about a pair (Weigert et al., WACV 2020) this takes three: boxes and outer spheres,
-    inner spheres, counted voxels. It leaves out the volumes of intersected kernels and hulls, which differ from the count
-    by the rounding to voxels.
+    The decisions are those of ``non_maximum_suppression_3d_inds`` on one thread (Weigert et al., WACV 2020): bounds by
+    boxes, spheres, kernels and hulls, and counted voxels. With more threads the original's bounds by spheres depend on
+    which thread comes first. Kernels and hulls are measured only where the count is close to the threshold (cellrt.h).
     """
     check_array("prob", prob, np.float32, (-1,))
     n = len(prob)
@@ -167,19 +169,17 @@ def star_nms_3d(
     )
     if status == ERROR_CAPACITY:
         raise CapacityError(
-            f"expected at most {max_work} rows of voxels to compare, got more from {n} candidates: raise prob_thresh or "
-            "max_work",
+            f"expected at most {max_work} rows of voxels to compare, got more from {n} candidates: raise prob_thresh "
+            "or max_work",
             status,
         )
-    check_status(
-        status, "star_nms_3d", "prob without NaN, 0 < dist <= 2^20 and points within 2^20 voxels, got others"
-    )
+    check_status(status, "star_nms_3d", "prob without NaN, 0 < dist <= 2^20 and points within 2^20 voxels, got others")
     return kept[:n_kept].copy()
 
 
 def paint_polyhedra_3d(
     dist: NDArray[np.float32],
-    points: NDArray[np.float32] | NDArray[np.float64],
+    points: NDArray[np.floating[Any]],
     rays: NDArray[np.float32],
     faces: NDArray[np.int32],
     order: NDArray[np.int64],
@@ -222,14 +222,13 @@ def paint_polyhedra_3d(
 
     Notes
     -----
-    The rule is that of ``polyhedron_to_label`` (Weigert et al., WACV 2020), except that a polyhedron whose vertices lie in
-    one plane has an empty hull, where Qhull ends the original with an error.
+    The rule is that of ``polyhedron_to_label`` (Weigert et al., WACV 2020), except that a polyhedron whose vertices lie
+    in one plane has an empty hull, where Qhull ends the original with an error.
     """
     check_array("dist", dist, np.float32, (-1, -1))
     n, n_rays = dist.shape
-    if getattr(points, "dtype", None) == np.float64:
-        points = points.astype(np.float32)
-    check_array("points", points, np.float32, (n, 3))
+    centres = points.astype(np.float32) if getattr(points, "dtype", None) == np.float64 else points
+    check_array("points", centres, np.float32, (n, 3))
     _check_mesh(rays, faces, n_rays)
     check_array("order", order, np.int64, (n,))
     if n and not (order.min() >= 0 and order.max() < n):
@@ -243,7 +242,7 @@ def paint_polyhedra_3d(
     labels = np.empty(triple("shape", shape, 0, MAX_SIDE), np.int32)
     status = _kernels.paint_polyhedra_3d(
         dist,
-        points,
+        centres,
         order,
         rays,
         faces,
