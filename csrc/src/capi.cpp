@@ -154,14 +154,6 @@ std::int64_t checked_target_plane(std::int64_t n_y, std::int64_t n_x) {
     return checked_product({n_y, n_x});
 }
 
-// The number of voxels of a volume. Up to these sides float32 tells 16ths of voxels apart, and rows have numbers of 31 bits.
-std::int64_t checked_volume(std::int64_t n_z, std::int64_t n_y, std::int64_t n_x) {
-    constexpr std::int64_t largest_volume_side = std::int64_t{1} << 20;
-    for (const std::int64_t side : {n_z, n_y, n_x}) require_range(side, 0, largest_volume_side);
-    require(n_z * n_y <= INT32_MAX);
-    return checked_product({n_z, n_y, n_x});
-}
-
 // The last pixel coordinate of a row or column of samples must be one that cellrt_star_nms_2d() accepts.
 void require_samples(std::int64_t n, std::int32_t grid, std::int32_t origin) {
     require_range(n, 0, largest_side);
@@ -174,6 +166,14 @@ void require_samples(std::int64_t n, std::int32_t grid, std::int32_t origin) {
 std::int64_t checked_volume(std::int64_t n_z, std::int64_t n_y, std::int64_t n_x) {
     for (const std::int64_t side : {n_z, n_y, n_x}) require_range(side, 0, largest_side);
     return checked_product({n_z, n_y, n_x});
+}
+
+// The same for flows. Up to these sides float32 tells 16ths of voxels apart, and rows have numbers of 31 bits.
+std::int64_t checked_flow_volume(std::int64_t n_z, std::int64_t n_y, std::int64_t n_x) {
+    constexpr std::int64_t largest_flow_side = std::int64_t{1} << 20;
+    for (const std::int64_t side : {n_z, n_y, n_x}) require_range(side, 0, largest_flow_side);
+    require(n_z * n_y <= INT32_MAX);
+    return checked_volume(n_z, n_y, n_x);
 }
 
 // Rays and faces of polyhedra.
@@ -530,7 +530,7 @@ std::int32_t cellrt_flow_follow_3d(const float* flow, const float* cellprob, std
     std::int64_t n_x, float cellprob_thresh, std::int32_t n_iter, const std::int32_t* cancel, std::int64_t capacity,
     std::int32_t n_threads, std::int64_t* n_voxels, std::int64_t* voxels, float* positions) {
     return status_of([&] {
-        const std::int64_t n_volume = checked_volume(n_z, n_y, n_x);
+        const std::int64_t n_volume = checked_flow_volume(n_z, n_y, n_x);
         checked_product({4, n_z + 2, n_y + 2, n_x + 2});
         require_array(flow, n_volume);
         require_array(cellprob, n_volume);
@@ -552,7 +552,7 @@ std::int32_t cellrt_flow_masks_3d(const std::int64_t* voxels, const float* posit
     std::int64_t n_y, std::int64_t n_x, double max_size_fraction, std::int32_t n_threads, std::int32_t* labels,
     std::int32_t* n_labels) {
     return status_of([&] {
-        const std::int64_t n_volume = checked_volume(n_z, n_y, n_x);
+        const std::int64_t n_volume = checked_flow_volume(n_z, n_y, n_x);
         require_range(n, 0, n_volume);
         require_array(voxels, n);
         require_array(positions, n);
@@ -614,7 +614,7 @@ std::int32_t cellrt_clean_labels_3d(const std::int32_t* labels, std::int64_t n_z
     std::int32_t max_label, std::int64_t min_size, std::int32_t dynamics, std::int32_t n_threads, std::int32_t* cleaned,
     std::int32_t* n_labels) {
     return status_of([&] {
-        const std::int64_t n_volume = checked_volume(n_z, n_y, n_x);
+        const std::int64_t n_volume = checked_flow_volume(n_z, n_y, n_x);
         require_array(labels, n_volume);
         require(max_label >= 0);
         require_dynamics(dynamics);
