@@ -37,9 +37,7 @@ def fixture(name: str) -> dict[str, NDArray[Any]]:
 def follow(
     flow: Floats, cellprob: Floats, *, n_iter: int = 200, cellprob_threshold: float = 0.0, threads: int = 1
 ) -> tuple[NDArray[np.int64], Floats]:
-    return kernels.flow_follow_3d(
-        flow, cellprob, cellprob_threshold=cellprob_threshold, n_iter=n_iter, threads=threads
-    )
+    return kernels.flow_follow_3d(flow, cellprob, cellprob_threshold=cellprob_threshold, n_iter=n_iter, threads=threads)
 
 
 def masks_of(

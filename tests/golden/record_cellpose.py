@@ -556,7 +556,9 @@ def record_volumes():
             arrays |= {"sample": voxels.astype(np.int32), "sample_maps": maps.reshape(len(maps), -1)[:, voxels]}
         save(GOLDEN / "volumes" / f"{name}.npz", arrays)
         precision = metrics.average_precision([truth], [masks.astype(np.int32)], threshold=[0.5, 0.75])[0][0]
-        print(f"    {name}: {volume.shape} -> {seen[run][1][0].shape}, {truth.max()} cells, {masks.max()}; AP {precision}")
+        print(
+            f"    {name}: {volume.shape} -> {seen[run][1][0].shape}, {truth.max()} cells, {masks.max()}; AP {precision}"
+        )
 
 
 def label_volumes():
@@ -590,10 +592,15 @@ def label_volumes():
     specks = (random.random(z.shape) < 0.3) * random.integers(1, 30, z.shape).astype(np.int32)
     full = random.integers(1, 3, z.shape).astype(np.int32)
     gaps = np.where(np.isin(balls, (2, 3, 9)), 0, balls) * 3
-    plane = balls[4:5]
     return {
-        "balls": balls, "shells": shells, "open": open_ones, "specks": specks, "full": full, "gaps": gaps, "plane": plane,
-    }  # fmt: skip
+        "balls": balls,
+        "shells": shells,
+        "open": open_ones,
+        "specks": specks,
+        "full": full,
+        "gaps": gaps,
+        "plane": balls[4:5],
+    }
 
 
 def record_volume_kernels():
