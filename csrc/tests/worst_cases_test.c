@@ -100,6 +100,7 @@ static void test_flows_of_one_pixel(void) {
 static void test_flows_of_one_voxel(void) {
     const float flow[] = {1e30f, -1e30f, 1e30f, -1e30f, 1e30f, -1e30f, 1e30f, -1e30f, 1e30f}, cellprob[] = {1, 1, 1};
     int64_t n, voxels[3];
+    const int32_t cancel = 1;
     int32_t labels[3], n_labels;
     float positions[9];
     int axis, i;
@@ -107,6 +108,8 @@ static void test_flows_of_one_voxel(void) {
     for (axis = 0; axis < 3; ++axis) {
         for (i = 1; i <= 3; i += 2) {
             const int64_t n_z = axis == 0 ? i : 1, n_y = axis == 1 ? i : 1, n_x = axis == 2 ? i : 1;
+            CHECK(cellrt_flow_follow_3d(flow, cellprob, n_z, n_y, n_x, 0.0f, 1, &cancel, 3, 0, &n, voxels, positions) ==
+                  CELLRT_ERROR_CANCELLED);
             CHECK(cellrt_flow_follow_3d(flow, cellprob, n_z, n_y, n_x, 0.0f, 1000000000, NULL, 3, 0, &n, voxels,
                                         positions) == CELLRT_OK);
             CHECK(n == i && positions[axis] >= 0.0f && positions[axis] <= 2.0f);
