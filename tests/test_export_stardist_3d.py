@@ -25,10 +25,11 @@ h5py = pytest.importorskip("h5py")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
+import cellrt  # noqa: E402
 from cellrt.errors import CellrtError, ModelError  # noqa: E402
 from cellrt.manifest import METADATA_KEY, Manifest, PercentileSpec  # noqa: E402
 from cellrt.session import Session  # noqa: E402
-from cellrt_export import commands, star_rays, stardist  # noqa: E402
+from cellrt_export import commands, star_rays, star_resnet, stardist  # noqa: E402
 from cellrt_export.star_folder import ResnetConfig, read_config, read_space  # noqa: E402
 from cellrt_export.verify import verify  # noqa: E402
 
@@ -438,6 +439,8 @@ def test_explicit_rays_are_taken_as_they_are() -> None:
         ({"name": "Rays_Explicit", "kwargs": {"vertices0": [[1, 0, np.nan]], "faces0": [[0, 0, 0]]}}, ["vertices0"]),
         ({"name": "Rays_Explicit", "kwargs": {"vertices0": [[1, 0, 1]] * 4, "faces0": [[0, 1, 2]] * 4}}, ["faces"]),
         ({"name": "Rays_Explicit", "kwargs": {"vertices0": [[0, 0, 1]] * 9999, "faces0": []}}, ["vertices0"]),
+        ({"name": "Rays_Explicit", "kwargs": {"vertices0": [[0, 0, 10**400]], "faces0": [[0, 0, 0]]}}, ["vertices0"]),
+        ({"name": "Rays_GoldenSpiral", "kwargs": {"anisotropy": [10**400, 1, 1]}}, ["anisotropy of rays_json"]),
     ],
 )
 def test_rays_are_refused(data: Any, words: list[str]) -> None:
@@ -558,6 +561,17 @@ def test_old_files_take_the_defaults_of_the_constructor(tmp_path: Path) -> None:
     assert read_space(tmp_path).anisotropy is None
 
 
+def test_the_network_of_the_original_demo_has_as_many_parameters(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        '{"n_dim": 3, "backbone": "resnet", "grid": [1, 2, 2], "anisotropy": [2, 1, 1], "rays_json": '
+        '{"name": "Rays_GoldenSpiral", "kwargs": {"n": 96, "anisotropy": [2, 1, 1]}}}'
+    )
+    config = read_config(tmp_path)
+    assert isinstance(config, ResnetConfig)
+    layers = star_resnet.network(config).convolutions()
+    assert sum(int(np.prod(conv.kernel)) * conv.n_in * conv.n_out + conv.n_out for conv in layers) == 1_547_201
+
+
 def test_the_number_of_rays_is_that_of_the_rays(folder: Path, tmp_path: Path) -> None:
     change(folder, n_rays=77)  # StarDist ignores it
     assert stardist.export(folder, tmp_path / "m.onnx").manifest.head.n_rays == 6
@@ -637,13 +651,23 @@ def test_file_describes_itself_and_nothing_else(tmp_path: Path) -> None:
     assert manifest.head.rays.name == "Rays_Octo"
 
 
+@pytest.mark.parametrize("backbone", ["unet", "resnet"])
+def test_exported_file_passes_its_own_self_test(backbone: str, tmp_path: Path) -> None:
+    twin = Twin({"backbone": backbone, "grid": [1, 2, 2], "n_classes": 1})
+    summary = stardist.export(twin.save(tmp_path / "m"), tmp_path / "m.onnx")
+    assert summary.manifest.selftest.shape == (48, 48, 48)
+    outcome = cellrt.load(summary.output, providers=["cpu"]).selftest()
+    assert outcome.passed
+    assert outcome.n_objects == outcome.n_expected
+
+
 def test_same_folder_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     first, second = (stardist.export(folder, tmp_path / f"{n}.onnx", name="m").output for n in "ab")
     assert first.read_bytes() == second.read_bytes()
 
 
 def test_weights_in_half_the_space(tmp_path: Path) -> None:
-    twin = Twin({"backbone": "resnet", "grid": [1, 2, 2], "resnet_n_filter_base": 8})
+    twin = Twin({"unet_n_filter_base": 12})
     whole, half = (
         stardist.export(twin.save(tmp_path / "m"), tmp_path / f"{p}.onnx", precision=p) for p in ("fp32", "fp16")
     )
@@ -653,8 +677,16 @@ def test_weights_in_half_the_space(tmp_path: Path) -> None:
 
 
 def test_summary_is_a_table(tmp_path: Path) -> None:
-    unet = str(stardist.export(Twin({"grid": [1, 2, 2]}).save(tmp_path / "u"), tmp_path / "u.onnx"))
-    for words in ("star3d, 6 rays, grid 1 x 2 x 2", "U-Net, depth 1", "pool 2 x 2 x 2", "multiples of 2 x 4 x 4"):
+    unet = str(
+        stardist.export(Twin({"grid": [1, 2, 2], "anisotropy": [2.5, 1, 1]}).save(tmp_path / "u"), tmp_path / "u.onnx")
+    )
+    for words in (
+        "star3d, 6 rays, grid 1 x 2 x 2",
+        "U-Net, depth 1",
+        "pool 2 x 2 x 2",
+        "multiples of 2 x 4 x 4",
+        "2.5 x 1 x 1",
+    ):
         assert words in unet
     twin = Twin({"backbone": "resnet", "resnet_batch_norm": True})
     resnet = str(stardist.export(twin.save(tmp_path / "r"), tmp_path / "r.onnx"))

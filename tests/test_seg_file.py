@@ -270,7 +270,7 @@ def test_keys_that_are_missing(tmp_path: Path) -> None:
         ({"masks": LABELS.astype(np.float32)}, r"expected masks as a label image .* got float32 \(12, 15\); save"),
         ({"masks": [1, 2]}, "expected masks as a label image .* got list"),
         ({"masks": np.zeros((0, 4), np.uint16)}, r"got uint16 \(0, 4\)"),
-        ({"masks": np.zeros((3, 4, 5), np.uint16)}, r"one plane .* got shape \(3, 4, 5\); masks of volumes"),
+        ({"masks": np.zeros((2, 3, 4, 5), np.uint16)}, r"expected masks \(Y, X\) or .* got shape \(2, 3, 4, 5\); save"),
         ({"masks": LABELS - 2}, "expected masks from 0 to 2147483647 .* got -2 to 2; number them again"),
         ({"masks": LABELS.astype(np.uint64) << np.uint64(40)}, "got 0 to "),
         ({"masks": LABELS, "outlines": LABELS[1:]}, r"expected outlines of shape \(12, 15\) .* got \(11, 15\)"),

@@ -154,6 +154,15 @@ std::int64_t checked_target_plane(std::int64_t n_y, std::int64_t n_x) {
     return checked_product({n_y, n_x});
 }
 
+// The number of voxels of a volume of flows. Up to these sides float32 tells 16ths of voxels apart, and rows have numbers
+// of 31 bits.
+std::int64_t checked_flow_volume(std::int64_t n_z, std::int64_t n_y, std::int64_t n_x) {
+    constexpr std::int64_t largest_volume_side = std::int64_t{1} << 20;
+    for (const std::int64_t side : {n_z, n_y, n_x}) require_range(side, 0, largest_volume_side);
+    require(n_z * n_y <= INT32_MAX);
+    return checked_product({n_z, n_y, n_x});
+}
+
 // The last pixel coordinate of a row or column of samples must be one that cellrt_star_nms_2d() accepts.
 void require_samples(std::int64_t n, std::int32_t grid, std::int32_t origin) {
     require_range(n, 0, largest_side);
@@ -166,14 +175,6 @@ void require_samples(std::int64_t n, std::int32_t grid, std::int32_t origin) {
 std::int64_t checked_volume(std::int64_t n_z, std::int64_t n_y, std::int64_t n_x) {
     for (const std::int64_t side : {n_z, n_y, n_x}) require_range(side, 0, largest_side);
     return checked_product({n_z, n_y, n_x});
-}
-
-// The same for flows. Up to these sides float32 tells 16ths of voxels apart, and rows have numbers of 31 bits.
-std::int64_t checked_flow_volume(std::int64_t n_z, std::int64_t n_y, std::int64_t n_x) {
-    constexpr std::int64_t largest_flow_side = std::int64_t{1} << 20;
-    for (const std::int64_t side : {n_z, n_y, n_x}) require_range(side, 0, largest_flow_side);
-    require(n_z * n_y <= INT32_MAX);
-    return checked_volume(n_z, n_y, n_x);
 }
 
 // Rays and faces of polyhedra.

@@ -48,10 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     upstreams = parser.add_subparsers(dest="upstream", required=True, metavar="UPSTREAM")
 
     star = upstreams.add_parser(
-        "stardist", help="a StarDist 2D model folder", description="Export a StarDist 2D model folder; no TensorFlow."
+        "stardist",
+        help="a StarDist model folder, 2D or 3D",
+        description="Export a StarDist model folder, 2D or 3D; no TensorFlow.",
     )
     star.add_argument("folder", type=Path, help="folder with config.json, thresholds.json and weights (*.h5)")
-    _add_common(star, default_name="the folder's name", recorded="image, prob and dist of StarDist2D.predict")
+    _add_common(star, default_name="the folder's name", recorded="image, prob and dist of StarDist's predict")
     _add_percentiles(star, 1.0, 99.8)
     star.add_argument("--per-channel", action="store_true", help="percentiles of each channel, not of all jointly")
     star.add_argument("--prob-thresh", type=_threshold, metavar="P", help="instead of the one in thresholds.json")

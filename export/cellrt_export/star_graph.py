@@ -119,7 +119,8 @@ def network(config: StarConfig) -> Network:
     Raises `ModelError` for an activation without ONNX form, absurd widths, or a grid that pooling by 2 never reaches.
     """
     if any(size < 1 or size & (size - 1) for size in config.grid):
-        raise ModelError(f"expected grid to be powers of 2, got {config.grid}; StarDist has no other grids")
+        number = "two" if len(config.grid) == 2 else "three"
+        raise ModelError(f"expected grid to be {number} powers of 2, got {config.grid}; StarDist has no other grids")
     for activation in (config.unet_activation, config.unet_last_activation):
         activations.require_supported(activation)
     steps: list[Step] = []

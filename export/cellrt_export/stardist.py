@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import cellrt
 from cellrt.errors import CellrtError
-from cellrt.heads import star
+from cellrt.heads import star, star_3d
 from cellrt.instances import Instances
 from cellrt.manifest import AXES, InputSpec, Manifest, PercentileSpec, SourceSpec, Star3DSpec, StarSpec, TileSpec, pair
 from cellrt.session import Session
@@ -149,11 +149,7 @@ def export(
             multiple=tile.multiple,
             copies=peak_memory.CONVOLUTIONS if isinstance(head, StarSpec) else peak_memory.MATRICES[precision],
         ),
-        selftest=(
-            selftest.record(run, partial(_decode, head), n_channels=config.n_channel_in, multiple=tile.multiple)
-            if isinstance(head, StarSpec)
-            else None
-        ),
+        selftest=selftest.record(run, partial(_decode, head), n_channels=config.n_channel_in, multiple=tile.multiple),
     )
     model = assemble(manifest)
     onnxfile.check(model, Session(model, providers=["cpu"]).run, manifest=manifest)
@@ -204,10 +200,12 @@ def _tile_spec(config: StarConfig | ResnetConfig, layers: star_graph.Network, ru
     return TileSpec(multiple=multiple, receptive_field=measured or halo, halo=halo)
 
 
-def _decode(head: StarSpec, maps: NDArray[np.float32]) -> Instances:
+def _decode(head: StarSpec | Star3DSpec, maps: NDArray[np.float32]) -> Instances:
     """The objects of whole maps."""
-    shape = (maps.shape[1] * head.grid[0], maps.shape[2] * head.grid[1])
-    return star.decode(maps, head, shape=shape)
+    *depth, height, width = (side * step for side, step in zip(maps.shape[1:], head.grid, strict=True))
+    if isinstance(head, StarSpec):
+        return star.decode(maps, head, shape=(height, width))
+    return star_3d.decode(maps, head, shape=(depth[0], height, width))
 
 
 def _details(
@@ -217,11 +215,18 @@ def _details(
     classes = "" if head.n_classes is None else f", {head.n_classes} classes"
     return {
         "head": f"{head.kind}, {head.n_rays} rays, grid {by(head.grid)}{classes}",
+        **({} if isinstance(head, StarSpec) else {"rays": _rays(head)}),
         "network": _described(config),
         "weights": onnxfile.PRECISIONS[precision],
         "receptive field": f"{by(tile.receptive_field)} pixels measured, halo {by(tile.halo)} pixels",
         "thresholds": f"prob {head.prob_thresh:.4g}, nms {head.nms_thresh:.4g}",
     }
+
+
+def _rays(head: Star3DSpec) -> str:
+    """The rays of a 3D model in a few words."""
+    sizes = head.anisotropy
+    return f"{head.rays.name}, anisotropy {'not stated' if sizes is None else ' x '.join(f'{s:g}' for s in sizes)}"
 
 
 def _described(config: StarConfig | ResnetConfig) -> str:

@@ -12,6 +12,7 @@ import contextlib
 import importlib.metadata
 import io
 import logging
+import math
 import os
 import signal
 import sys
@@ -27,7 +28,10 @@ from cellrt.errors import CellrtError, FileError
 from cellrt.flow_model import FlowMaps, FlowModel
 from cellrt.manifest import FlowSpec, Manifest, Normalize99Spec, Star3DSpec, StarSpec
 from cellrt.star_model import StarModel
+from cellrt.star_model_3d import StarModel3D
 from cellrt.stream import STAGES, Segmented
+
+AnyModel = StarModel | StarModel3D | FlowModel
 
 OK, FAILED, INTERRUPTED, TERMINATED = 0, 1, 130, 143  # and 2, with which argparse exits
 
@@ -132,8 +136,10 @@ def _segment(arguments: argparse.Namespace) -> int:
     outputs = [write.paths_of(stem, formats) for stem in stems]
     _check_outputs(images, (path for paths in outputs for path in paths))
     model = load(arguments.model, providers=arguments.providers, threads=arguments.threads, memory=arguments.memory)
-    cli_arguments.check_kind(arguments, model.manifest.head.kind)
-    options = _flow_options(model, arguments) if isinstance(model, FlowModel) else _star_options(arguments)
+    kind = model.manifest.head.kind
+    cli_arguments.check_kind(arguments, kind)
+    write.check(formats, "volumes" if cli_arguments.are_volumes(arguments, kind) else "images")
+    options = _flow_options(model, arguments) if isinstance(model, FlowModel) else _star_options(model, arguments)
     if not arguments.large:
         model.stream((), **options).close()  # of no image: it checks the options
     _make_folder(arguments.output)
@@ -186,7 +192,7 @@ def _find_images(arguments: argparse.Namespace) -> list[Path]:
 
 
 def _segment_stream(
-    model: StarModel | FlowModel,
+    model: AnyModel,
     images: Sequence[Path],
     stems: Sequence[Path],
     options: dict[str, Any],
@@ -210,7 +216,7 @@ def _segment_stream(
 
 
 def _segment_large(
-    model: StarModel | FlowModel, images: Sequence[Path], sinks: Sequence[Path], options: dict[str, Any], progress: bool
+    model: AnyModel, images: Sequence[Path], sinks: Sequence[Path], options: dict[str, Any], progress: bool
 ) -> Generator[str | Exception]:
     """The same for images that are read and written part by part."""
     from cellrt.large.files import open_image
@@ -228,8 +234,9 @@ def _segment_large(
                 found = model.segment_large(pixels, sink, axes=axes or stored_axes, progress=tell, **options)
             seconds = time.perf_counter() - start
             resumed = f"{found.n_resumed} of {found.n_tiles} tiles were done before  " if found.n_resumed else ""
-            rate = found.shape[0] * found.shape[1] / 1e6 / seconds
-            yield f"{len(found)} objects  {resumed}{seconds:.2f} s  {rate:.2f} megapixels/s"
+            rate = math.prod(found.shape) / 1e6 / seconds
+            unit = "megavoxels" if len(found.shape) == 3 else "megapixels"
+            yield f"{len(found)} objects  {resumed}{seconds:.2f} s  {rate:.2f} {unit}/s"
         except (CellrtError, OSError, MemoryError) as error:
             yield error
 
@@ -264,12 +271,13 @@ def _told(result: Segmented, arguments: argparse.Namespace) -> str:
     assert result.instances is not None
     seconds = sum(result.seconds.values())
     rate = result.instances.labels.size / 1e6 / seconds
+    unit = "megavoxels" if result.instances.is_volume else "megapixels"
     estimated = isinstance(result.maps, FlowMaps) and arguments.diameter is None
     remark = f"diameter {result.maps.diameter:.1f}  " if estimated else ""
-    return f"{len(result.instances)} objects  {remark}{seconds:.2f} s  {rate:.2f} megapixels/s"
+    return f"{len(result.instances)} objects  {remark}{seconds:.2f} s  {rate:.2f} {unit}/s"
 
 
-def _reason(error: Exception, model: StarModel | FlowModel, paths: Sequence[Path]) -> str:
+def _reason(error: Exception, model: AnyModel, paths: Sequence[Path]) -> str:
     """Why an image failed, and what became of the results of earlier runs for it."""
     smaller = "--tiles upstream" if isinstance(model, FlowModel) else "more and smaller tiles with --tiles"
     advice = f"expected the image to fit in memory; ask for {smaller}, or cut the image"
@@ -290,37 +298,60 @@ def _occupancy(profile: dict[str, float]) -> str:
     return "\n".join([told, *rows, f"{'passed':<10} {passed:8.2f} s"])
 
 
-def _save(model: StarModel | FlowModel, result: Segmented, stem: Path, arguments: argparse.Namespace) -> None:
+def _save(model: AnyModel, result: Segmented, stem: Path, arguments: argparse.Namespace) -> None:
     """Write the files of one image."""
     assert result.instances is not None
     assert result.pixels is not None
-    if isinstance(model, StarModel):
-        names = model.head.class_names
-        image = result.pixels
-        write.write(result.instances, stem, arguments.save, image=image, class_names=names, source=result.source)
+    if not isinstance(model, FlowModel):
+        write.write(
+            result.instances,
+            stem,
+            arguments.save,
+            image=result.pixels,
+            class_names=model.head.class_names,
+            anisotropy=_anisotropy(model, arguments),
+            source=result.source,
+        )
         return
     write.write(
         result.instances,
         stem,
         arguments.save,
         image=result.pixels if "overlay" in arguments.save else None,
-        maps=result.maps.maps,
+        maps=None if result.instances.is_volume else result.maps.maps,
+        anisotropy=_anisotropy(model, arguments),
         channels=arguments.channels or ((0, 0) if len(result.pixels) == 1 else (1, 2)),
         diameter=result.maps.diameter,
         source=result.source,
     )
 
 
-def _star_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the command line asks of a star model, as options of `StarModel.segment`."""
-    names = ("axes", "channels", "normalize", "prob_thresh", "nms_thresh", "scale")
-    return {name: getattr(arguments, name) for name in (*names, *(() if arguments.large else ("tiles",)))}
+def _anisotropy(model: AnyModel, arguments: argparse.Namespace) -> float:
+    """The distance of a volume's planes, in pixels, for its pictures."""
+    if isinstance(model, StarModel3D) and model.head.anisotropy is not None:
+        return model.head.anisotropy[0] / model.head.anisotropy[2]
+    return float(arguments.anisotropy or 1)
+
+
+def _star_options(model: StarModel | StarModel3D, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the command line asks of a star model, as options of its `segment` or `segment_large`."""
+    names = ["axes", "channels", "normalize", "prob_thresh", "nms_thresh", "scale"]
+    if isinstance(model, StarModel3D):
+        names.append("overlap_label")
+    if not arguments.large:
+        names += ["tiles"] if isinstance(model, StarModel3D) else ["tiles", "stitch_threshold"]
+    options = {name: getattr(arguments, name) for name in names}
+    return options if arguments.mode is None else options | {"mode": arguments.mode}
 
 
 def _flow_options(model: FlowModel, arguments: argparse.Namespace) -> dict[str, Any]:
     """What the command line asks of a flow model, as options of `FlowModel.segment`."""
     names = ("axes", "channels", "normalize", "invert", "flow_threshold", "cellprob_threshold", "niter", "min_size")
-    return {name: getattr(arguments, name) for name in (*names, "resample", "tiles")} | {
+    of_volumes = () if arguments.large else ("stitch_threshold", "anisotropy")
+    options = {name: getattr(arguments, name) for name in (*names, "resample", "tiles", *of_volumes)}
+    if not arguments.large:
+        options |= {"do_3D": bool(arguments.do_3D), "flow3D_smooth": arguments.flow3D_smooth or 0.0}
+    return options | {
         "diameter": model.head.diam_labels if arguments.diameter == "model" else arguments.diameter,
         "augment": arguments.augment is not None,
     }

@@ -14,17 +14,29 @@ from cellrt.catalogue import bundled_models
 from cellrt.cli_evaluate import THRESHOLDS
 from cellrt.errors import CellrtError
 from cellrt.heads.flow import MAX_STEPS
+from cellrt.heads.star_3d import MODES
 from cellrt.manifest import FLOW_TILES
 
-# Options of `segment` that only one kind of model has, by the names of their values, which are None unless given.
-_OF_KIND = {
-    "star": ("prob_thresh", "nms_thresh", "scale"),
-    "flow": (
-        *("diameter", "invert", "flow_threshold", "cellprob_threshold", "niter", "min_size", "resample", "augment"),
-    ),
-}
 DEFAULT_MODEL = "nuclei"  # of `segment`
-_KINDS = {"star": "star models (StarDist)", "flow": "flow models (Cellpose)"}
+_KINDS = {
+    "star": "star models (StarDist)",
+    "flow": "flow models (Cellpose)",
+    "star3d": "star models of volumes (StarDist 3D)",
+}
+# Options of `segment` that not every kind of model has, by the names of their values, which are None unless given.
+_OPTIONS = (
+    (("star", "star3d"), _KINDS["star"], ("prob_thresh", "nms_thresh", "scale")),
+    (("star3d",), _KINDS["star3d"], ("mode", "overlap_label")),
+    (
+        ("flow",),
+        _KINDS["flow"],
+        (
+            *("diameter", "invert", "flow_threshold", "cellprob_threshold", "niter", "min_size", "resample", "augment"),
+            *("do_3D", "anisotropy", "flow3D_smooth"),
+        ),
+    ),
+    (("star", "flow"), "models of images", ("stitch_threshold",)),
+)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -36,28 +48,41 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
             "--save": arguments.save not in (None, ["labels"]),
             "--profile": arguments.profile,
             "--tiles Y,X": isinstance(arguments.tiles, tuple),
+            "--stitch-threshold": arguments.stitch_threshold is not None,
+            "--do-3D": arguments.do_3D is not None,
         }
         if arguments.large and any(unfit.values()):
             given = ", ".join(name for name, is_given in unfit.items() if is_given)
-            parser.error(f"expected --large without {given}: it saves labels, and --memory decides on tiles")
+            parser.error(
+                f"expected --large without {given}: it saves labels, --memory decides on tiles, and of volumes it "
+                "takes star models of volumes only"
+            )
         arguments.save = arguments.save or (["labels"] if arguments.large else ["labels", "csv"])
     return arguments
 
 
 def check_kind(arguments: argparse.Namespace, kind: str) -> None:
-    """Raise a `CellrtError` if `segment` was given options that a model of this kind ("star", "flow") does not have."""
-    for other, names in _OF_KIND.items():
+    """Raise a `CellrtError` if `segment` was given options that a model of this kind ("star", "flow", ...) lacks."""
+    for kinds, owners, names in _OPTIONS:
         given = [_flag(name) for name in names if getattr(arguments, name) is not None]
-        if other != kind and given:
+        if given and kind not in kinds:
             raise CellrtError(
-                f"expected options for {_KINDS[kind]}, got {', '.join(given)} for {_KINDS[other]}; leave that out, or "
-                "choose another model"
+                f"expected options for {_KINDS[kind]}, got {', '.join(given)} for {owners}; leave that out, or choose "
+                "another model"
             )
     tiles = arguments.tiles
-    if tiles is not None and (tiles in FLOW_TILES) != (kind == "flow"):
-        want = " or ".join(FLOW_TILES) if kind == "flow" else "Y,X"
+    if tiles is None:
+        return
+    want = {"flow": " or ".join(FLOW_TILES), "star": "Y,X", "star3d": "Z,Y,X"}[kind]
+    fits = tiles in FLOW_TILES if kind == "flow" else isinstance(tiles, tuple) and len(tiles) == want.count(",") + 1
+    if not fits:
         got = tiles if isinstance(tiles, str) else ",".join(map(str, tiles))
         raise CellrtError(f"expected --tiles {want} for {_KINDS[kind]}, got {got}; correct it, or leave it out")
+
+
+def are_volumes(arguments: argparse.Namespace, kind: str) -> bool:
+    """Whether `segment` takes each image for a volume, with a model of this kind."""
+    return kind == "star3d" or bool(arguments.do_3D) or arguments.stitch_threshold is not None
 
 
 def _flag(name: str) -> str:
@@ -116,9 +141,9 @@ def _parser() -> argparse.ArgumentParser:
         "--tiles",
         type=_tiles,
         metavar="TILES",
-        help="star models: numbers of tiles of the network's input as Y,X (default: by size). Flow models: upstream "
-        "for tiles as Cellpose has them, or large ones, which are faster and change cells here and there (default: the "
-        "model's)",
+        help="star models: numbers of tiles of the network's input as Y,X, of volumes Z,Y,X (default: by size). Flow "
+        "models: upstream for tiles as Cellpose has them, or large ones, which are faster and change cells here and "
+        "there (default: the model's)",
     )
     segment.add_argument(
         "--large",
@@ -127,12 +152,36 @@ def _parser() -> argparse.ArgumentParser:
         "only, as a tiled TIFF; an interrupted call goes on at the last finished tile",
     )
     segment.add_argument(
+        "--stitch-threshold",
+        type=_fraction,
+        metavar="IOU",
+        help="images are stacks (Z): segment their planes one by one and join objects of neighbouring planes that "
+        "overlap by at least this much",
+    )
+    segment.add_argument(
         "--profile", action="store_true", help="say at the end how long reading, network, decoding and writing took"
     )
     star = segment.add_argument_group(f"options of {_KINDS['star']}")
     star.add_argument("--prob-thresh", type=_fraction, help="least probability of an object (default: the model's)")
     star.add_argument("--nms-thresh", type=_fraction, help="most overlap of two objects (default: the model's)")
-    star.add_argument("--scale", type=_positive, help="rescale images for the network; 0.5 if objects are too large")
+    star.add_argument(
+        "--scale",
+        type=_scale,
+        metavar="FACTOR[,FACTOR]",
+        help="rescale images for the network, all axes or each (Y,X or Z,Y,X): 0.5 if objects are too large",
+    )
+    star.add_argument(
+        "--mode",
+        choices=MODES,
+        help="volumes: which voxels an object has: all inside it (full, the default), those that see its whole "
+        "surface, those of its convex hull, or of its box",
+    )
+    star.add_argument(
+        "--overlap-label",
+        type=_label,
+        metavar="LABEL",
+        help="volumes: what voxels of several objects become (default: the label of the most probable one)",
+    )
     flow = segment.add_argument_group(f"options of {_KINDS['flow']}")
     flow.add_argument(
         "--diameter",
@@ -166,6 +215,26 @@ def _parser() -> argparse.ArgumentParser:
         "--augment", action="store_const", const=True, help="average over flipped tiles that overlap by half: slower"
     )
     flow.add_argument("--invert", action="store_const", const=True, help="cells are dark on a bright ground")
+    flow.add_argument(
+        "--do-3D",
+        dest="do_3D",
+        action="store_const",
+        const=True,
+        help="images are volumes (Z): run the network on planes along all three axes and follow flows in space",
+    )
+    flow.add_argument(
+        "--anisotropy",
+        type=_positive,
+        metavar="RATIO",
+        help="with --do-3D: distance of planes over that of pixels (default: 1)",
+    )
+    flow.add_argument(
+        "--flow3D-smooth",
+        dest="flow3D_smooth",
+        type=_sigma,
+        metavar="SIGMA",
+        help="with --do-3D: smooth flows by a Gaussian of this many voxels (default: 0, not at all)",
+    )
     _add_session(segment)
     segment.add_argument(
         "--memory",
@@ -262,8 +331,21 @@ def _overlaps(text: str) -> tuple[float, ...]:
 
 
 def _positive(text: str) -> float:
-    """--scale."""
+    """--anisotropy."""
     return _number(text, "a number from 0.001 to 1000", 0.001, 1000)
+
+
+def _scale(text: str) -> float | tuple[float, ...]:
+    """--scale."""
+    factors = tuple(_positive(part) for part in text.split(","))
+    if len(factors) > 3:
+        raise argparse.ArgumentTypeError(f"expected up to three numbers, such as 0.5 or 1,0.5,0.5, got {text!r}")
+    return factors if len(factors) > 1 else factors[0]
+
+
+def _sigma(text: str) -> float:
+    """--flow3D-smooth."""
+    return _number(text, "a number of voxels from 0 to 100", 0, 100)
 
 
 def _diameter(text: str) -> float | Literal["model"]:
@@ -310,6 +392,11 @@ def _pixels(text: str) -> int:
     return _integer(text, "a number of pixels, 0 or more", 0, 1 << 30)
 
 
+def _label(text: str) -> int:
+    """--overlap-label."""
+    return _integer(text, "a whole number of 32 bits", -(2**31), 2**31 - 1)
+
+
 def _memory(text: str) -> int:
     """--memory."""
     try:
@@ -342,9 +429,9 @@ def _tiles(text: str) -> tuple[int, ...] | str:
     """--tiles."""
     if text in FLOW_TILES:
         return text
-    want = f"two numbers of tiles, such as 2,3, or {' or '.join(FLOW_TILES)}"
+    want = f"two or three numbers of tiles, such as 2,3, or {' or '.join(FLOW_TILES)}"
     values = _integers(text, want, 1)
-    if len(values) != 2:
+    if len(values) not in (2, 3):
         raise argparse.ArgumentTypeError(f"expected {want}, got {text!r}")
     return values
 

@@ -71,6 +71,8 @@ class Instances:
         Probability of each class, background first.
     polyhedra : Polyhedra or None
         The bodies of a volume's objects, of star models.
+    overlap_label : int or None
+        What voxels of several objects have for a label, where that was asked for.
     """
 
     labels: NDArray[np.int32]
@@ -80,6 +82,7 @@ class Instances:
     classes: NDArray[np.int32] | None = None
     class_prob: NDArray[np.float32] | None = field(default=None, repr=False)
     polyhedra: Polyhedra | None = field(default=None, repr=False)
+    overlap_label: int | None = None
 
     def __post_init__(self) -> None:
         n = len(self.scores)

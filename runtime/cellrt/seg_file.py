@@ -3,7 +3,7 @@
 Reads what Cellpose 1 to 4 and `cellrt.write` make. Nothing in the file is run: see `safe_pickle`.
 
     seg = read_seg("cell_seg.npy")
-    seg.labels                             # int32 (Y, X), numbered with gaps where masks were deleted
+    seg.labels                             # int32 (Y, X) or (Z, Y, X), numbered with gaps where masks were deleted
     cells = cellrt.heads.flow.from_labels(seg.labels, seg.labels.max())
 """
 
@@ -28,9 +28,9 @@ class SegFile:
 
     Attributes
     ----------
-    labels : int32 (Y, X)
+    labels : int32 (Y, X) or (Z, Y, X)
         0 is background; the numbers may have gaps.
-    outlines : int32 (Y, X) or None
+    outlines : int32 of the same shape, or None
         The labels on the outermost pixels of each, 0 elsewhere; None where the file lists points instead, as the first
         versions of Cellpose did.
     is_manual : bool (n,)
@@ -40,7 +40,7 @@ class SegFile:
     diameter : float or None
         Of the objects, pixels.
     maps : float32 (3, y, x) or None
-        Flow along y and x and the cell logit, as `FlowMaps.maps`; None if the file has none.
+        Flow along y and x and the cell logit, as `FlowMaps.maps`; None if the file has none, or a volume's.
     """
 
     labels: NDArray[np.int32]
@@ -51,9 +51,9 @@ class SegFile:
     maps: NDArray[np.float32] | None
 
     def __repr__(self) -> str:
-        height, width = self.labels.shape
+        sides, unit = " x ".join(map(str, self.labels.shape)), "voxels" if self.labels.ndim == 3 else "pixels"
         n = np.count_nonzero(np.unique(self.labels))
-        return f"SegFile({n} masks in {height} x {width} pixels of {self.filename!r})"
+        return f"SegFile({n} masks in {sides} {unit} of {self.filename!r})"
 
 
 def read_seg(path: str | Path) -> SegFile:
@@ -70,7 +70,7 @@ def read_seg(path: str | Path) -> SegFile:
     Raises
     ------
     FileError
-        If the file cannot be read, is truncated, holds anything but plain data, or has no masks of one plane.
+        If the file cannot be read, is truncated, holds anything but plain data, or has no masks of an image or volume.
     """
     try:
         content = load_npy(path)
@@ -112,15 +112,14 @@ def _is_array(value: object) -> bool:
 
 
 def _labels(array: Any, name: str, path: str | Path) -> NDArray[np.int32]:
-    """Masks or outlines as int32 (Y, X)."""
+    """Masks or outlines as int32 (Y, X) or (Z, Y, X)."""
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "iu" or array.size == 0:
         got = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
         raise FileError(f"expected {name} as a label image in {path}, got {got}; save it again with Cellpose")
     plane = array[0] if array.ndim == 3 and len(array) == 1 else array
-    if plane.ndim != 2:
+    if plane.ndim not in (2, 3):
         raise FileError(
-            f"expected {name} of one plane (Y, X) in {path}, got shape {array.shape}; masks of volumes are not "
-            "supported yet: save the planes one by one"
+            f"expected {name} (Y, X) or (Z, Y, X) in {path}, got shape {array.shape}; save it again with Cellpose"
         )
     low, high = int(plane.min()), int(plane.max())
     if low == -1:  # files of the first versions count from there

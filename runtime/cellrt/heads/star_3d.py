@@ -173,11 +173,18 @@ class Collector3D:
         prob, dist, points, class_prob = self.survivors()
         bodies = polyhedra(self._spec, dist, scale=scale)
         centres = points.astype(np.float64) * scale
-        labels = paint(
-            bodies, centres, painting or Painting(), origin=(0, 0, 0), shape=out_shape, threads=self._threads
+        painting = painting or Painting()
+        labels = paint(bodies, centres, painting, origin=(0, 0, 0), shape=out_shape, threads=self._threads)
+        return Instances(
+            labels,
+            prob,
+            centres.astype(np.float32),
+            outlines=None,
+            classes=None if class_prob is None else class_prob.argmax(axis=1).astype(np.int32),
+            class_prob=class_prob,
+            polyhedra=bodies,
+            overlap_label=painting.overlap_label,
         )
-        classes = None if class_prob is None else class_prob.argmax(axis=1).astype(np.int32)
-        return Instances(labels, prob, centres.astype(np.float32), None, classes, class_prob, bodies)
 
     def survivors(self) -> Candidates:
         """The candidates that no stronger one suppresses, in descending order of probability."""

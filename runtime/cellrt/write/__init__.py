@@ -31,7 +31,7 @@ from cellrt.write.polygons import GEOJSON_MARK, ROIS_MARK, write_geojson, write_
 from cellrt.write.result import Result, result_of
 from cellrt.write.seg import SEG_MARK, write_seg
 from cellrt.write.table import TABLE_MARKS, write_table
-from cellrt.write.whole import renaming, replacing, sweep
+from cellrt.write.whole import remove, renaming, replacing, sweep
 
 __all__ = ["FORMATS", "Format", "check", "is_output", "paths_of", "replacing", "set_aside", "sweep", "write"]
 
@@ -76,15 +76,14 @@ def write(
     stem : str or Path
         Folder and name of the files without their endings, such as ``results/cell``. The folder is created.
     formats : sequence of str
-        Names out of `FORMATS`. Polygons, outlines and "seg" are of images only; meshes of volumes that a star model
-        segmented.
+        Names out of `FORMATS`. Polygons and outlines are of images only, meshes of volumes that a star model segmented.
     image : array (C, Y, X) or (C, Z, Y, X), optional
         What the overlay is drawn on, as `image.as_image` or `image.as_volume` gives it.
     class_names : sequence of str, optional
         Names of the classes 1, 2, ...; class 0 is "background". Default: their numbers.
     maps : float32 (3, y, x), optional
         What a flow model predicted (`FlowMaps.maps`), for "seg": Cellpose's program then shows it and can apply other
-        thresholds. At another resolution than the labels it is resized.
+        thresholds. At another resolution than the labels it is resized. Of a volume it is left out.
     channels : sequence of int, optional
         For "seg": the channels that were segmented, by Cellpose's numbers. Default: 0, 0.
     diameter : float, optional
@@ -204,6 +203,8 @@ def set_aside(paths: Iterable[Path]) -> list[Path]:
         older = path.with_name(f"{path.name}.old")
         if is_output(path) and (is_output(older) or not os.path.lexists(older)):
             with contextlib.suppress(OSError):
+                if path.is_dir():  # which cannot take the place of another
+                    remove([older])
                 os.replace(path, older)
                 done.append(older)
     return done
@@ -236,7 +237,7 @@ def _write_outlines(result: Result, file: BinaryIO) -> None:
     number is written at length, and an object with no more than four points has them, where Cellpose leaves the line
     empty and its ImageJ macro stops there. An object without a pixel has no line.
     """
-    pixels, offsets, owners = contours(result.instances.labels)
+    pixels, offsets, owners = contours(result.objects)
     # parts sorted by label, then length, then place: the last one of each label counts
     order = np.lexsort((np.arange(len(owners)), np.diff(offsets), owners))
     longest = order[np.diff(owners[order], append=0) != 0]
@@ -250,7 +251,7 @@ def _write_outlines(result: Result, file: BinaryIO) -> None:
 def _write_seg(result: Result, file: BinaryIO) -> None:
     """Cellpose's file of masks and flows."""
     write_seg(
-        result.instances.labels,
+        result.objects,
         result.maps,
         channels=result.channels,
         diameter=result.diameter,
@@ -268,7 +269,7 @@ def _write_overlay(result: Result, file: BinaryIO) -> None:
     text = PngImagePlugin.PngInfo()
     text.add_text("Software", "cellrt")
     if result.instances.is_volume:
-        picture = draw_sections(result.image, result.instances.labels, result.boxes, result.anisotropy)
+        picture = draw_sections(result.image, result.objects, result.boxes, result.anisotropy)
     else:
         picture = draw(result.image, result.instances.rings)
     Image.fromarray(picture).save(file, format="PNG", compress_level=1, pnginfo=text)
@@ -295,9 +296,7 @@ FORMATS = {
         _write_overlay,
         package="PIL",
     ),
-    "seg": Format(
-        "_seg.npy", "masks and flows: for correction with Cellpose's program", (SEG_MARK,), _write_seg, only=_IMAGES
-    ),
+    "seg": Format("_seg.npy", "masks and flows: for correction with Cellpose's program", (SEG_MARK,), _write_seg),
     "outlines": Format(
         "_cp_outlines.txt",
         "outlines: Cellpose's text file",

@@ -1,6 +1,6 @@
 """Label images: TIFF, OME-TIFF for volumes, and OME-Zarr (NGFF 0.5, whose metadata is written by hand here).
 
-Pixels are uint16 if that holds every label, else uint32.
+Pixels are uint16 if that holds every label, else uint32; int32 where overlaps have a negative label.
 """
 
 from __future__ import annotations
@@ -82,7 +82,10 @@ def write_zarr(result: Result, folder: Path) -> None:
     array[...] = labels
 
 
-def _narrowed(result: Result) -> NDArray[np.unsignedinteger[Any]]:
-    """The label image in the smaller dtype that holds its labels."""
-    wide = len(result.instances) > np.iinfo(np.uint16).max
-    return result.instances.labels.astype(np.uint32 if wide else np.uint16)
+def _narrowed(result: Result) -> NDArray[np.integer[Any]]:
+    """The label image in the smallest dtype that holds its labels."""
+    labels = result.instances.labels
+    if labels.min(initial=0) < 0:  # a label for overlaps
+        return labels
+    wide = max(len(result.instances), labels.max(initial=0)) > np.iinfo(np.uint16).max
+    return labels.astype(np.uint32 if wide else np.uint16)

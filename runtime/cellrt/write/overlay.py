@@ -81,37 +81,35 @@ def draw_sections(
     """
     n_z, n_y, n_x = labels.shape
     cuts = [_richest(boxes[:, axis], boxes[:, axis + 3], side) for axis, side in enumerate(labels.shape)]
-    images = [image.take(cut, axis + 1) for axis, cut in enumerate(cuts)]
-    planes = [labels.take(cut, axis) for axis, cut in enumerate(cuts)]
-    images[2], planes[2] = images[2].swapaxes(1, 2), planes[2].T
-
+    z, y, x = cuts
+    images = image[:, z], image[:, :, y], image[..., x].swapaxes(1, 2)
+    planes = labels[z], labels[:, y], labels[..., x].T
     depth = max(1, round(n_z * anisotropy))
-    rows, columns = (0, n_y + _GAP, 0), (0, 0, n_x + _GAP)
-    heights, widths = (n_y, depth, n_y), (n_x, n_x, depth)
-    picture = np.zeros((n_y + _GAP + depth, n_x + _GAP + depth, 3), np.uint8)
-    limits = _contrast(np.concatenate([plane.reshape(len(image), 1, -1) for plane in images], axis=2))
-    coords, offsets, shown = [], [np.zeros(1, np.int64)], []
-    for index, (row, column, height, width) in enumerate(zip(rows, columns, heights, widths, strict=True)):
-        shown.append(_resized(_picture(images[index], limits), height, width))
+    below, beside = n_y + _GAP, n_x + _GAP
+    places = ((0, 0, n_y, n_x), (below, 0, depth, n_x), (0, beside, n_y, depth))  # row, column, height, width
+
+    picture = np.zeros((below + depth, beside + depth, 3), np.uint8)
+    limits = _contrast(np.concatenate([section.reshape(len(image), 1, -1) for section in images], axis=2))
+    shown, coords, counts = [], [], []
+    for section, plane, (row, column, height, width) in zip(images, planes, places, strict=True):
+        shown.append(_resized(_picture(section, limits), height, width))
         picture[row : row + height, column : column + width] = shown[-1]
-        plane = np.ascontiguousarray(planes[index])
-        vertices, ends = kernels.label_outlines_2d(plane, n_labels=len(boxes), threads=1)
-        stretch = np.array([height / plane.shape[0], width / plane.shape[1]])
+        vertices, offsets = kernels.label_outlines_2d(np.ascontiguousarray(plane), n_labels=len(boxes), threads=1)
+        stretch = np.divide((height, width), plane.shape)
         coords.append((vertices + 0.5) * stretch - 0.5 + (row, column))
-        offsets.append(ends[1:] + offsets[-1][-1])
-    z = min(int((cuts[0] + 0.5) * depth / n_z), depth - 1)
-    for y in (cuts[1], n_y + _GAP + z):
-        picture[y, n_x + 1 : n_x + _GAP - 1] = 255
-    for x in (cuts[2], n_x + _GAP + z):
-        picture[n_y + 1 : n_y + _GAP - 1, x] = 255
+        counts.append(np.diff(offsets))
+    stretched_z = min(int((z + 0.5) * depth / n_z), depth - 1)
+    picture[[y, below + stretched_z], n_x + 1 : beside - 1] = 255
+    picture[n_y + 1 : below - 1, [x, beside + stretched_z]] = 255
 
     palette = _palette(np.concatenate([part.reshape(1, -1, 3) for part in shown], axis=1))
-    corners = boxes.reshape(-1, 2, 3) * np.array([anisotropy, 1, 1])
-    is_cut = np.any((boxes[:, :3] <= cuts) & (cuts < boxes[:, 3:]), axis=1)
-    two_each = np.concatenate([[0], np.cumsum(2 * is_cut)])
-    colours = _colours(corners[is_cut].reshape(-1, 3), two_each, (depth, n_y, n_x), len(palette))
+    # An object that no section shows takes no colour away from others.
+    is_shown = np.any((boxes[:, :3] <= cuts) & (cuts < boxes[:, 3:]), axis=1)
+    corners = boxes[is_shown].reshape(-1, 3) * np.array([anisotropy, 1, 1])
+    colours = _colours(corners, np.append(0, np.cumsum(2 * is_shown)), (depth, n_y, n_x), len(palette))
     picture, lines = _enlarged(picture, np.concatenate(coords))
-    _draw_lines(picture, lines, np.concatenate(offsets), np.tile(colours, 3), palette)
+    ends = np.append(0, np.cumsum(np.concatenate(counts)))
+    _draw_lines(picture, lines, ends, np.tile(colours, 3), palette)
     return picture
 
 

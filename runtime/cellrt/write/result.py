@@ -23,6 +23,7 @@ class Result:
 
     instances: Instances
     image: NDArray[Any] | None  # (C, Y, X) or (C, Z, Y, X)
+    objects: NDArray[np.int32]  # the label image, 0 where overlaps have a label that is no object's
     class_names: Mapping[int, str]  # of the classes that occur
     areas: NDArray[np.int64]  # (n,) pixels in the label image
     boxes: NDArray[np.int32]  # (n, 4) y_begin, x_begin, y_end, x_end in the label image, or (n, 6) with z before y
@@ -62,6 +63,9 @@ def result_of(
     if class_names is not None and found and found[-1] > len(class_names):
         raise CellrtError(f"expected names for {found[-1]} classes, got {list(class_names)}; pass one per class")
     names = {k: str(k) if class_names is None else ("background", *class_names)[k] for k in found}
+    overlap = instances.overlap_label
+    if overlap is not None and not 0 <= overlap <= len(instances):
+        labels = np.where(labels == overlap, np.int32(0), labels)
     # A few numbers per label: not worth a second thread.
     regions = kernels.label_regions_3d if instances.is_volume else kernels.label_regions_2d
     areas, boxes, _ = regions(labels, n_labels=len(instances), threads=1)
@@ -69,6 +73,7 @@ def result_of(
     return Result(
         instances=instances,
         image=image,
+        objects=labels,
         class_names=names,
         areas=areas,
         boxes=boxes,

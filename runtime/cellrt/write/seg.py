@@ -37,10 +37,11 @@ def write_seg(
 
     Parameters
     ----------
-    labels : int32 (Y, X)
+    labels : int32 (Y, X) or (Z, Y, X)
+        Of a volume the outlines are those of its planes, as the program draws them.
     maps : float32 (3, y, x), optional
-        Flow along y and x and the cell logit, at the resolution of the labels or another. Without them the program
-        shows no flows and cannot apply other thresholds.
+        Flow along y and x and the cell logit, at the resolution of the labels or another; of an image. Without them
+        the program shows no flows and cannot apply other thresholds.
     channels : (int, int)
         Cellpose's numbers of the channels that were segmented.
     diameter : float, optional
@@ -52,8 +53,10 @@ def write_seg(
     n = int(labels.max(initial=0))
     dtype = np.uint16 if n < np.iinfo(np.uint16).max else np.uint32  # where the program changes over
     outlines = np.zeros(labels.shape, dtype)
-    rows, columns = contours(labels)[0].T
-    outlines[rows, columns] = labels[rows, columns]
+    height, width = labels.shape[-2:]
+    for outlined, plane in zip(outlines.reshape(-1, height, width), labels.reshape(-1, height, width), strict=True):
+        rows, columns = contours(plane)[0].T
+        outlined[rows, columns] = plane[rows, columns]
     content = {
         "software": "cellrt",
         "outlines": outlines,
@@ -61,7 +64,7 @@ def write_seg(
         "chan_choose": list(channels),
         "ismanual": np.zeros(n, bool),
         "filename": "" if source is None else os.path.abspath(source),
-        "flows": _NO_FLOWS if maps is None else _flows(maps, (labels.shape[0], labels.shape[1])),
+        "flows": _NO_FLOWS if maps is None else _flows(maps, (height, width)),
         "diameter": float("nan") if diameter is None else float(diameter),
     }
     whole = np.empty((), object)

@@ -73,7 +73,7 @@ def renaming(paths: Sequence[Path], folders: Collection[Path] = ()) -> Iterator[
         for before, after in reversed(renamed):
             with contextlib.suppress(OSError):
                 os.replace(after, before)
-        _remove(temporary)
+        remove(temporary)
         if isinstance(error, OSError):
             held = isinstance(error, PermissionError)
             advice = f"close {current.name} in other programs" if held else "free space there"
@@ -82,7 +82,7 @@ def renaming(paths: Sequence[Path], folders: Collection[Path] = ()) -> Iterator[
                 f"{error.strerror or error}; {advice} or choose another folder"
             ) from error
         raise
-    _remove(older)
+    remove(older)
 
 
 def sweep(folder: Path) -> None:
@@ -92,7 +92,7 @@ def sweep(folder: Path) -> None:
             if _TEMPORARY.fullmatch(path.name):
                 with contextlib.suppress(OSError):
                     if time.time() - _last_written(path) > _STALE:
-                        _remove([path])
+                        remove([path])
 
 
 def _last_written(path: Path) -> float:
@@ -101,7 +101,7 @@ def _last_written(path: Path) -> float:
     return float(max(entry.lstat().st_mtime for entry in (path, *inside)))
 
 
-def _remove(paths: Iterable[Path]) -> None:
+def remove(paths: Iterable[Path]) -> None:
     """Remove files and folders, as far as that is possible."""
     for path in paths:
         if path.is_dir() and not path.is_symlink():

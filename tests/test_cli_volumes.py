@@ -1,0 +1,148 @@
+"""Stacks and volumes on the command line: what is written, what is said, which options belong to which model."""
+
+import ball_network
+import flow_network
+import numpy as np
+import pytest
+
+import cellrt
+from cellrt.cli import main
+
+tifffile = pytest.importorskip("tifffile")
+pytest.importorskip("PIL")
+
+
+@pytest.fixture(scope="module")
+def balls(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "balls.onnx"
+    path.write_bytes(ball_network.model(anisotropy=(2.0, 1.0, 1.0)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def gradient(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "gradient.onnx"
+    path.write_bytes(flow_network.model())
+    return path
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory):
+    path = tmp_path_factory.mktemp("stacks") / "stack.tif"
+    tifffile.imwrite(path, ball_network.volume()[0], metadata={"axes": "ZYX"})
+    return path
+
+
+def segment(*arguments, model, output):
+    return main(["segment", *map(str, arguments), "--model", str(model), "-o", str(output), "--threads", "1"])
+
+
+def test_every_format_of_a_volume(balls, stack, tmp_path, capsys):
+    assert segment(stack, "--save", "labels,csv,ply,obj,overlay", model=balls, output=tmp_path) == 0
+    said = capsys.readouterr()
+    n = len(cellrt.load(balls, providers=["cpu"]).segment(ball_network.volume()[0]))
+    assert f"{n} objects" in said.out
+    assert "megavoxels/s" in said.out
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "stack.csv",
+        "stack.obj",
+        "stack.ply",
+        "stack_labels.tif",
+        "stack_overlay.png",
+    ]
+    labels = tifffile.imread(tmp_path / "stack_labels.tif")
+    assert labels.shape == ball_network.volume()[0].shape
+    assert labels.max() == n
+    assert len((tmp_path / "stack.csv").read_text().splitlines()) == n + 1
+
+
+def test_options_of_volumes_reach_the_model(balls, stack, tmp_path):
+    given = ["--tiles", "2,2,2", "--scale", "1,1,1", "--mode", "bbox", "--overlap-label", "-5", "--nms-thresh", "0.9"]
+    assert segment(stack, *given, "--save", "labels,csv,overlay,ply", model=balls, output=tmp_path) == 0
+    want = cellrt.load(balls, providers=["cpu"]).segment(
+        ball_network.volume()[0], mode="bbox", overlap_label=-5, nms_thresh=0.9
+    )
+    labels = tifffile.imread(tmp_path / "stack_labels.tif")
+    assert np.array_equal(
+        labels.astype(np.int64), np.maximum(want.labels, 0) if labels.dtype.kind == "u" else want.labels
+    )
+
+
+def test_planes_are_stitched(stack, tmp_path, capsys):
+    assert segment(stack, "--stitch-threshold", "0.3", model="nuclei", output=tmp_path) == 0
+    labels = tifffile.imread(tmp_path / "stack_labels.tif")
+    assert labels.shape == ball_network.volume()[0].shape
+    want = cellrt.load("nuclei", providers=["cpu"]).segment(ball_network.volume()[0], axes="ZYX", stitch_threshold=0.3)
+    assert np.array_equal(labels, want.labels)
+    assert f"{len(want)} objects" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "given", [["--do-3D", "--anisotropy", "1.5", "--flow3D-smooth", "1"], ["--stitch-threshold", "0.2"]]
+)
+def test_volumes_of_a_flow_model(gradient, tmp_path, given):
+    planes = np.stack([flow_network.image((40, 48))[0]] * 6 + [np.zeros((40, 48), np.float32)] * 6)
+    tifffile.imwrite(tmp_path / "planes.tif", planes, metadata={"axes": "ZYX"})
+    assert segment(tmp_path / "planes.tif", *given, "--save", "labels,csv,seg", model=gradient, output=tmp_path) == 0
+    labels = tifffile.imread(tmp_path / "planes_labels.tif")
+    options = {"stitch_threshold": 0.2} if len(given) == 2 else {"do_3D": True, "anisotropy": 1.5, "flow3D_smooth": 1.0}
+    want = cellrt.load(gradient, providers=["cpu"]).segment(planes, axes="ZYX", **options)
+    assert labels.max() == len(want) > 0
+    assert np.array_equal(labels, want.labels)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "message"),
+    [
+        ("balls", ["--tiles", "2,2"], "expected --tiles Z,Y,X for star models of volumes (StarDist 3D), got 2,2"),
+        ("balls", ["--stitch-threshold", "0.5"], "got --stitch-threshold for models of images"),
+        ("balls", ["--diameter", "20"], "got --diameter for flow models"),
+        ("balls", ["--save", "rois"], "expected formats for volumes"),
+        ("nuclei", ["--mode", "hull"], "got --mode for star models of volumes"),
+        ("nuclei", ["--do-3D"], "got --do-3D for flow models"),
+        ("nuclei", ["--tiles", "2,2,2"], "expected --tiles Y,X"),
+        ("nuclei", ["--save", "ply"], "expected formats for images"),
+        ("nuclei", ["--stitch-threshold", "0.5", "--save", "geojson"], "expected formats for volumes"),
+        ("gradient", ["--do-3D", "--stitch-threshold", "0.5"], "do_3D"),
+        ("gradient", ["--anisotropy", "2"], "anisotropy"),
+    ],
+)
+def test_options_that_do_not_fit_are_an_error(balls, gradient, stack, tmp_path, capsys, kind, given, message):
+    model = {"balls": balls, "gradient": gradient}.get(kind, kind)
+    assert segment(stack, *given, model=model, output=tmp_path / "results") == 1
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--anisotropy", "0"],
+        ["--anisotropy", "-1"],
+        ["--stitch-threshold", "2"],
+        ["--mode", "half"],
+        ["--scale", "1,1,1,1"],
+    ],
+)
+def test_values_that_cannot_be_exit_with_2(stack, tmp_path, given):
+    with pytest.raises(SystemExit) as stopped:
+        segment(stack, *given, model="nuclei", output=tmp_path)
+    assert stopped.value.code == 2
+
+
+def test_an_image_for_a_model_of_volumes_is_told(balls, stack, tmp_path, capsys):
+    tifffile.imwrite(tmp_path / "plane.tif", np.zeros((64, 64), np.uint16))
+    assert segment(stack, tmp_path / "plane.tif", model=balls, output=tmp_path / "results") == 1
+    said = capsys.readouterr()
+    assert "plane.tif: expected a volume with an axis Z, got axes YX" in said.err
+    assert "1 of 2 images failed" in said.err
+    assert (tmp_path / "results" / "stack_labels.tif").exists()
+
+
+def test_what_a_model_of_volumes_says_of_itself(balls, capsys):
+    assert main(["info", str(balls)]) == 0
+    said = capsys.readouterr().out
+    assert "star3d" in said
+    assert "32 rays, grid 1 x 2 x 2" in said
