@@ -3,6 +3,7 @@
 OMP_NUM_THREADS and OMP_WAIT_POLICY are set by whoever starts this process.
 """
 
+import json
 import sys
 from importlib import import_module
 from importlib.metadata import version
@@ -57,6 +58,18 @@ def masks(inputs, threads):
     return run
 
 
+def masks_3d(inputs, threads):
+    """The same for a volume."""
+    torch.set_num_threads(threads)
+    flow, cellprob, niter = inputs["flow"], inputs["cellprob"], int(inputs["niter"])
+
+    def run():
+        labels = dynamics.resize_and_compute_masks(flow, cellprob, niter=niter, device=CPU, do_3D=True, **THRESHOLDS)
+        return {"labels": labels.astype(np.int32)}
+
+    return run
+
+
 def _open(inputs, threads):
     from cellpose.models import CellposeModel
 
@@ -87,14 +100,23 @@ def segmentation(inputs, threads):
     return run
 
 
+def volume(inputs, threads):
+    """A raw volume to labels: `eval` with recorded arguments."""
+    model, image, parameters = _open(inputs, threads), inputs["image"], json.loads(str(inputs["params"]))
+    return lambda: {"labels": model.eval(image, **parameters)[0].astype(np.int32)}
+
+
 if __name__ == "__main__":
     serve(
         {
             "following": following,
+            "following_3d": following,
             "errors": errors,
             "masks": masks,
+            "masks_3d": masks_3d,
             "network": network,
             "segmentation": segmentation,
+            "volume": volume,
         },
         {name: version(name) for name in ("cellpose", "torch", "numpy", "scipy")},
     )

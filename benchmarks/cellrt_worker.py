@@ -10,6 +10,7 @@ from worker import serve
 import cellrt
 from cellrt import kernels, readers
 from cellrt.heads import flow as flow_head
+from cellrt.heads import flow_3d
 from cellrt.manifest import FlowSpec, PercentileSpec
 from cellrt.normalize import normalize
 from cellrt.session import Session
@@ -172,6 +173,34 @@ def masks(inputs, threads):
     return lambda: {"labels": flow_head.decode(maps, spec, steps=steps, threads=threads).labels}
 
 
+def following_3d(inputs, threads):
+    """Flows of a volume to end positions."""
+    flow, cellprob, niter = inputs["flow"], inputs["cellprob"], int(inputs["niter"])
+
+    def run():
+        _, positions = kernels.flow_follow_3d(flow, cellprob, cellprob_threshold=0.0, n_iter=niter, threads=threads)
+        return {"positions": positions}
+
+    return run
+
+
+def masks_3d(inputs, threads):
+    """The whole post-processing of a volume: flows and logits to labels, and on to scores."""
+    maps = np.concatenate([inputs["flow"], inputs["cellprob"][np.newaxis]])
+    spec = FlowSpec(dynamics=str(inputs["dynamics"]), diam_mean=30, diam_labels=30, tile=224)
+    steps = int(inputs["niter"])
+    return lambda: {"labels": flow_3d.decode(maps, spec, steps=steps, threads=threads).labels}
+
+
+def volume(inputs, threads):
+    """A raw volume to labels: `segment` with the arguments that Cellpose was given."""
+    model = cellrt.load(str(inputs["model"]), providers=["cpu"], threads=threads)
+    image, parameters = inputs["image"], json.loads(str(inputs["params"]))
+    names = ("channels", "diameter", "do_3D", "stitch_threshold", "anisotropy")
+    options = {name: parameters[name] for name in names if name in parameters}
+    return lambda: {"labels": model.segment(image, axes="ZYX", **options).labels}
+
+
 def network(inputs, threads):
     """The network on tiles, in batches of four, which is what `segment` does."""
     session, tiles = Session(str(inputs["model"]), providers=["cpu"], threads=threads), inputs["tiles"]
@@ -203,8 +232,11 @@ if __name__ == "__main__":
             "streaming": streaming,
             "multiplication": multiplication,
             "following": following,
+            "following_3d": following_3d,
             "errors": errors,
             "masks": masks,
+            "masks_3d": masks_3d,
+            "volume": volume,
             "network": network,
             "flow_segmentation": flow_segmentation,
         },

@@ -17,6 +17,7 @@ SCRIPTS = (
     "kernel_limits",
     "large_image",
     "flow_speed",
+    "flow_3d_speed",
     "cellpose_speed",
     "footprint",
     "bundled_models",

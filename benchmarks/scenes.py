@@ -259,6 +259,27 @@ def flows(side):
     return flow, cellprob, labels.astype(np.uint16 if n < 2**16 else np.uint32), what
 
 
+def volume_of_flows(shape):
+    """Flows and cell logits of a volume with about 170 cells per million voxels.
+
+    Returns flow (3, *shape) float32, cellprob float32, and what they are.
+    """
+    recorded = CELLPOSE_CASE.with_name("v3_3d.npz")
+    if recorded.exists():
+        with np.load(recorded) as case:
+            flow, cellprob, what = case["dP"], case["cellprob"], "recorded flows of a trained CPnet, tiled"
+    else:
+        random, radius = np.random.default_rng(3), 9
+        to_centre = radius - np.indices((2 * radius,) * 3, np.float32)
+        distance = np.linalg.norm(to_centre, axis=0)
+        flow = 5 * to_centre / np.maximum(distance, 1.5) + random.normal(0, 0.3, to_centre.shape)
+        cellprob, what = radius - 1 - distance, "drawn flows, tiled"
+    times = [-(-side // length) for side, length in zip(shape, cellprob.shape, strict=True)]
+    inside = tuple(slice(side) for side in shape)
+    flow = np.ascontiguousarray(np.tile(flow, (1, *times))[(slice(None), *inside)], np.float32)
+    return flow, np.ascontiguousarray(np.tile(cellprob, times)[inside], np.float32), what
+
+
 def two_channel_image(side):
     """Drawn cells with nuclei, (side, side, 2) float32, of the size that the trained CPnet knows; their diameter."""
     from cellrt import kernels

@@ -21,6 +21,7 @@ SCRIPTS = (
     "segment_speed",
     "throughput",
     "flow_speed",
+    "flow_3d_speed",
     "cellpose_speed",
     "footprint",
     "overhead",

@@ -43,6 +43,37 @@ std::vector<float> flows(Input* input, std::int64_t n) {
     return values;
 }
 
+// A volume: its voxels end inside it, at the same places and in the same masks for any number of threads.
+void follow_volume(Input* input, std::int32_t n_iter, std::int32_t n_threads) {
+    const std::int64_t n_z = input->between(0, 6), n_y = input->between(0, 7), n_x = input->between(0, 8);
+    const std::int64_t n_volume = n_z * n_y * n_x;
+    const std::vector<float> flow = flows(input, 3 * n_volume), cellprob = input->numbers(n_volume, -1, 4);
+    std::vector<std::int64_t> voxels(static_cast<std::size_t>(n_volume)), again(voxels.size());
+    std::vector<float> positions(3 * voxels.size()), positions_again(positions.size());
+    std::int64_t n = -1;
+    const auto call = [&](std::int32_t threads, std::int64_t* inside, float* ends) {
+        return cellrt_flow_follow_3d(flow.data(), cellprob.data(), n_z, n_y, n_x, 0.0f, n_iter, nullptr, n_volume, threads,
+                                     &n, inside, ends);
+    };
+    const std::int32_t status = call(n_threads, voxels.data(), positions.data());
+    expect(status == call(4 - n_threads, again.data(), positions_again.data()));
+    expect(status == CELLRT_OK || status == CELLRT_ERROR_DATA);
+    if (status != CELLRT_OK) return;
+    voxels.resize(static_cast<std::size_t>(n));
+    positions.resize(3 * voxels.size());
+    expect(std::equal(voxels.begin(), voxels.end(), again.begin()));
+    expect(std::equal(positions.begin(), positions.end(), positions_again.begin()));
+    const std::int64_t sides[] = {n_z, n_y, n_x};
+    for (std::size_t i = 0; i < positions.size(); ++i) {
+        expect(positions[i] >= 0.0f && positions[i] <= static_cast<float>(sides[i % 3] - 1));
+    }
+    std::vector<std::int32_t> labels(static_cast<std::size_t>(n_volume));
+    std::int32_t n_labels = -1;
+    expect(cellrt_flow_masks_3d(voxels.data(), positions.data(), n, n_z, n_y, n_x, 0.4, n_threads, labels.data(),
+                                &n_labels) == CELLRT_OK);
+    for (const std::int32_t label : labels) expect(label >= 0 && label <= n_labels);
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t size) {
@@ -91,5 +122,6 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t siz
     }
     const Ends again = follow(maps, dynamics, interpolate, n_iter, 4 - n_threads);
     expect(again.pixels == ends.pixels && again.positions == ends.positions);
+    follow_volume(&input, n_iter, n_threads);
     return 0;
 }

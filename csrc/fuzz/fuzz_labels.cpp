@@ -74,6 +74,14 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t siz
         }
     }
 
+    std::int32_t n_again = -1;
+    expect(cellrt_clean_labels_3d(labels.data(), n_planes, n_y / n_planes, n_x, n_labels, min_size, dynamics, n_threads,
+                                  masks.data(), &n_cleaned) == CELLRT_OK);
+    expect(cellrt_clean_labels_3d(labels.data(), n_planes, n_y / n_planes, n_x, n_labels, min_size, dynamics,
+                                  4 - n_threads, cleaned.data(), &n_again) == CELLRT_OK);
+    expect(masks == cleaned && n_again == n_cleaned);
+    for (const std::int32_t label : cleaned) expect(label >= 0 && label <= n_cleaned);
+
     std::vector<std::int64_t> offsets(static_cast<std::size_t>(n_labels) + 1);
     std::int32_t status =
         cellrt_label_outlines_2d(labels.data(), n_y, n_x, n_labels, 0, n_threads, offsets.data(), nullptr);

@@ -96,6 +96,57 @@ static void test_flows_of_one_pixel(void) {
     }
 }
 
+/* The same in volumes, along each axis. */
+static void test_flows_of_one_voxel(void) {
+    const float flow[] = {1e30f, -1e30f, 1e30f, -1e30f, 1e30f, -1e30f, 1e30f, -1e30f, 1e30f}, cellprob[] = {1, 1, 1};
+    int64_t n, voxels[3];
+    const int32_t cancel = 1;
+    int32_t labels[3], n_labels;
+    float positions[9];
+    int axis, i;
+
+    for (axis = 0; axis < 3; ++axis) {
+        for (i = 1; i <= 3; i += 2) {
+            const int64_t n_z = axis == 0 ? i : 1, n_y = axis == 1 ? i : 1, n_x = axis == 2 ? i : 1;
+            CHECK(cellrt_flow_follow_3d(flow, cellprob, n_z, n_y, n_x, 0.0f, 1, &cancel, 3, 0, &n, voxels, positions) ==
+                  CELLRT_ERROR_CANCELLED);
+            CHECK(cellrt_flow_follow_3d(flow, cellprob, n_z, n_y, n_x, 0.0f, 1000000000, NULL, 3, 0, &n, voxels,
+                                        positions) == CELLRT_OK);
+            CHECK(n == i && positions[axis] >= 0.0f && positions[axis] <= 2.0f);
+            CHECK(cellrt_flow_masks_3d(voxels, positions, n, n_z, n_y, n_x, 1.0, 0, labels, &n_labels) == CELLRT_OK);
+            CHECK(n_labels == 0); /* no more than ten voxels ended anywhere */
+            CHECK(cellrt_clean_labels_3d(labels, n_z, n_y, n_x, 0, 15, CELLRT_DYNAMICS_V4, 0, labels, &n_labels) ==
+                  CELLRT_OK);
+            CHECK(n_labels == 0);
+        }
+    }
+}
+
+/* As many labels as fit, each with a box as large as the volume; and every voxel in the cavity of some label. */
+static void test_labels_all_over_the_volume(void) {
+    enum { side = 60, n_voxels = side * side * side, n_labels = n_voxels / 2 };
+    int32_t *const labels = malloc(n_voxels * sizeof *labels), *const cleaned = malloc(n_voxels * sizeof *cleaned);
+    int32_t i, dynamics, n_cleaned;
+
+    for (i = 0; i < n_labels; ++i) labels[i] = labels[n_voxels - 1 - i] = i + 1;
+    for (dynamics = CELLRT_DYNAMICS_V3; dynamics <= CELLRT_DYNAMICS_V4; ++dynamics) {
+        CHECK(cellrt_clean_labels_3d(labels, side, side, side, n_labels, 1, dynamics, 2, cleaned, &n_cleaned) ==
+              CELLRT_OK);
+        CHECK(n_cleaned > 0 && n_cleaned <= n_labels);
+    }
+    /* A lattice of single voxels, each in the cavity of label 1. */
+    for (i = 0; i < n_voxels; ++i) {
+        const int z = i / (side * side), y = i / side % side, x = i % side;
+        labels[i] = z % 2 && y % 2 && x % 2 && z < side - 1 && y < side - 1 && x < side - 1 ? i + 2 : 1;
+    }
+    CHECK(cellrt_clean_labels_3d(labels, side, side, side, n_voxels + 1, 0, CELLRT_DYNAMICS_V4, 3, cleaned,
+                                 &n_cleaned) == CELLRT_OK);
+    CHECK(n_cleaned == 1);
+    for (i = 0; i < n_voxels; ++i) CHECK(cleaned[i] == 1);
+    free(labels);
+    free(cleaned);
+}
+
 /* As many labels as fit, each with a box as large as the image: work must not be labels times pixels. */
 static void test_labels_all_over_the_image(void) {
     enum { side = 700, n_labels = side * side / 2 };
@@ -348,6 +399,8 @@ int main(void) {
     test_nothing();
     test_one_pixel();
     test_flows_of_one_pixel();
+    test_flows_of_one_voxel();
+    test_labels_all_over_the_volume();
     test_labels_all_over_the_image();
     test_targets_at_the_limit();
     test_crowd_with_an_outlier();

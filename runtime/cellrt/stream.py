@@ -41,7 +41,7 @@ class Route(NamedTuple):
     axes: str | None
     """Of arrays that come without."""
     pixels: Callable[[ArrayLike, str | None], NDArray[Any]]
-    """Array and axes -> (C, Y, X)."""
+    """Array and axes -> (C, Y, X), or of a volume (C, Z, Y, X)."""
     work: Callable[[NDArray[Any]], Work]
     """Those pixels, normalised and cut into tiles."""
 
@@ -60,7 +60,7 @@ class Segmented:
         None if it failed.
     error : exception or None
         Why it failed: a `CellrtError`, an `OSError`, a `MemoryError`, or what a function of yours raised.
-    pixels : array (C, Y, X) or None
+    pixels : array (C, Y, X), (C, Z, Y, X) or None
         The image as it was read; None if that failed.
     maps : FlowMaps or None
         What the network of a flow model said.

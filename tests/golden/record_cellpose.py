@@ -5,6 +5,7 @@ Run in environments of their own, never in the project's (see README.md beside t
     OMP_NUM_THREADS=1 CELLPOSE3/bin/python tests/golden/record_cellpose.py          # everything, about five minutes
     OMP_NUM_THREADS=1 CELLPOSE4/bin/python tests/golden/record_cellpose.py          # what Cellpose 4 makes of that
     OMP_NUM_THREADS=1 CELLPOSE3/bin/python tests/golden/record_cellpose.py tiles    # only the cases named
+    OMP_NUM_THREADS=1 CELLPOSE4/bin/python tests/golden/record_cellpose.py volumes  # only what is about volumes
 
 Every image is computed here from a formula and a seed; no image or weight of anybody else is used. The network is
 small, and trained here by Cellpose's own trainer on such images. The files hold the ORIGINALS' outputs only: this
@@ -442,6 +443,206 @@ def record_dynamics():
         print(f"    {name}: masks {arrays['masks_before_qc'].max()} before QC, {masks.max()}")
 
 
+# ---- volumes ------------------------------------------------------------------------------------------------
+
+
+def draw_volume(shape, diameter, seed, flatness=1.0, noise=0.03):
+    """Draw soft ellipsoids as `draw_cells` draws ellipses, flatter along z by a factor.
+
+    Returns (volume (Z, Y, X, 2) float32: bodies, nuclei; labels (Z, Y, X) int32).
+    """
+    random = np.random.default_rng(seed)
+    axes = np.meshgrid(*(np.arange(side, dtype=np.float64) for side in shape), indexing="ij")
+    labels = np.zeros(shape, np.int32)
+    bodies = 0.08 + 0.08 * axes[2] / shape[2]
+    nuclei = np.full(shape, 0.05)
+    n_cells = 0
+    for _ in range(int(40 * labels.size * flatness / diameter**3)):
+        centre = [random.uniform(0, side) for side in shape]
+        radii = diameter / 2 * random.uniform(0.8, 1.15, 3) / [flatness, 1, 1]
+        level = np.sqrt(sum(((a - c) / r) ** 2 for a, c, r in zip(axes, centre, radii, strict=True)))
+        inside = level < 1
+        if inside.sum() < 40 or (labels[inside] > 0).mean() > 0.04:
+            continue
+        n_cells += 1
+        labels[inside & (labels == 0)] = n_cells
+        height = random.uniform(0.5, 0.9)
+        bodies = np.maximum(bodies, height * (1.1 - 0.5 * level**2) / (1 + np.exp(np.minimum(14 * (level - 1), 60))))
+        nuclei += random.uniform(0.5, 0.8) / (1 + np.exp(np.minimum(14 * (level - 0.45), 60)))
+    volume = np.stack([bodies, nuclei], -1) + random.normal(0, noise, (*shape, 2))
+    return volume.astype(np.float32), labels
+
+
+def scene_volume():
+    volume, labels = draw_volume((13, 41, 46), 15, 71)
+    return as_integers(volume[..., 0], np.uint8, 200), labels
+
+
+def scene_two_channel_volume():
+    volume, labels = draw_volume((12, 38, 34), 15, 72)
+    return as_integers(volume, np.uint16, 30000), labels
+
+
+def scene_flat_volume():
+    """Planes twice as far from one another as pixels."""
+    volume, labels = draw_volume((8, 50, 44), 20, 73, flatness=2)
+    return as_integers(volume[..., 0], np.uint8, 180), labels
+
+
+def scene_uneven_stack():
+    """Objects in the first plane, none in the second; light that fades from plane to plane; a plane without any."""
+    volume, labels = draw_volume((12, 45, 52), 17, 74)
+    volume[1] = volume[8] = 0.1
+    labels[1] = labels[8] = 0
+    light = np.linspace(1, 0.4, 12)[:, np.newaxis, np.newaxis]
+    return as_integers(volume[..., 0] * light, np.uint8, 220), labels
+
+
+THROUGH, STACK = {"channels": [0, 0], "z_axis": 0, "do_3D": True}, {"channels": [0, 0], "z_axis": 0}
+VOLUMES = {
+    "volume": (scene_volume, THROUGH | {"diameter": 17.0}),
+    "volume_own_diameter": (scene_volume, THROUGH | {"min_size": 200, "max_size_fraction": 0.06}),
+    "volume_smooth": (scene_volume, THROUGH | {"diameter": 17.0, "flow3D_smooth": 1, "cellprob_threshold": 0.8}),
+    "volume_two_channels": (
+        scene_two_channel_volume,
+        THROUGH | {"channels": [1, 2], "channel_axis": 3, "diameter": 15.5, "niter": 40},
+    ),
+    "volume_anisotropic": (scene_flat_volume, THROUGH | {"diameter": 20.4, "anisotropy": 2.0}),
+    "volume_no_resample": (scene_flat_volume, THROUGH | {"diameter": 21.0, "anisotropy": 1.7, "resample": False}),
+    "volume_tile_norm": (scene_volume, THROUGH | {"diameter": 17.0, "normalize": {"tile_norm_blocksize": 25}}),
+    "volume_augment": (scene_two_channel_volume, THROUGH | {"channel_axis": 3, "diameter": 17.0, "augment": True}),
+    "stack": (scene_uneven_stack, STACK | {"diameter": 17.0, "stitch_threshold": 0.3}),
+    "stack_resized": (scene_two_channel_volume, STACK | {
+        "channels": [2, 1], "channel_axis": 3, "diameter": 13.0, "stitch_threshold": 0.1, "min_size": 120,
+        "normalize": {"smooth_radius": 1, "percentile": [2.0, 99.5]},
+    }),
+    "stack_no_resample": (scene_flat_volume, STACK | {
+        "diameter": 26.0, "stitch_threshold": 0.25, "resample": False, "min_size": -1, "flow_threshold": 0.0,
+    }),
+}  # fmt: skip
+
+
+def record_volumes():
+    """volumes/<case>.npz: CellposeModel.eval of a volume; dynamics_v4/volume.npz: what Cellpose 4 makes of its maps."""
+    if MAJOR == 4:
+        case = np.load(GOLDEN / "volumes" / "volume.npz")
+        for name, smooth in (("volume", 0), ("volume_smooth", [2, 1, 0.5])):
+            flow = scipy.ndimage.gaussian_filter(case["maps"][:3], [0, *smooth]) if smooth else case["maps"][:3]
+            with watched((dynamics, "follow_flows"), (dynamics, "get_masks_torch")) as seen:
+                masks = dynamics.resize_and_compute_masks(flow, case["maps"][3], niter=150, do_3D=True)
+            arrays = {"niter": np.array(150), "flow3D_smooth": np.array(smooth, np.float64), "masks": masks}
+            arrays |= {"p_final": np.asarray(seen["follow_flows"][1]), "masks_uncleaned": seen["get_masks_torch"][1]}
+            save(GOLDEN / "dynamics_v4" / "volumes" / f"{name}.npz", arrays)
+            print(f"    {name}: masks {arrays['masks_uncleaned'].max()} before cleaning, {masks.max()}")
+        return
+    from cellpose import metrics, models
+
+    model, _ = load_model()
+    defaults = dict(models.normalize_default)
+    for name, (scene, parameters) in VOLUMES.items():
+        volume, truth = scene()
+        models.normalize_default.clear()
+        models.normalize_default.update(defaults)
+        run = "run_3D" if parameters.get("do_3D") else "run_net"
+        with watched((models, run)) as seen:
+            masks, (_, flow, cellprob), style = model.eval(volume.copy(), **parameters)
+        maps = np.concatenate([flow, cellprob[np.newaxis]])
+        arrays = {"image": volume, "params": np.array(json.dumps(parameters)), "masks": masks}
+        arrays["style"] = style[..., : N_BASE[-1]]
+        if name == "volume":
+            arrays["maps"] = maps
+        else:
+            voxels = np.sort(np.random.default_rng(0).permutation(cellprob.size)[:N_SAMPLED])
+            arrays |= {"sample": voxels.astype(np.int32), "sample_maps": maps.reshape(len(maps), -1)[:, voxels]}
+        save(GOLDEN / "volumes" / f"{name}.npz", arrays)
+        precision = metrics.average_precision([truth], [masks.astype(np.int32)], threshold=[0.5, 0.75])[0][0]
+        print(
+            f"    {name}: {volume.shape} -> {seen[run][1][0].shape}, {truth.max()} cells, {masks.max()}; AP {precision}"
+        )
+
+
+def label_volumes():
+    """Label volumes that are hard to clean: name -> (Z, Y, X) int32."""
+    random = np.random.default_rng(81)
+    z, y, x = np.mgrid[:13, :15, :17]
+
+    def ball(centre, radius):
+        return (z - centre[0]) ** 2 + (y - centre[1]) ** 2 + (x - centre[2]) ** 2 < radius**2
+
+    balls = np.zeros(z.shape, np.int32)
+    for label in range(1, 16):
+        balls[ball(random.uniform(0, 15, 3), random.uniform(1, 4.5))] = label
+    shells = np.zeros(z.shape, np.int32)
+    for label, radius in ((3, 6.9), (0, 5.5), (1, 4.4), (0, 3.2), (4, 2.1), (0, 1.1)):
+        shells[ball((6, 7, 8), radius)] = label
+    shells[0, 7, 8] = 2
+    open_ones = np.zeros(z.shape, np.int32)
+    open_ones[1:5, 1:6, 1:6] = 1
+    open_ones[2:4, 2:5, 2:5] = 0
+    open_ones[1, 3, 3] = 0  # through a face: no cavity
+    open_ones[1:5, 1:6, 9:14] = 2
+    open_ones[2:4, 2:5, 10:13] = 0
+    open_ones[1, 1, 9] = 0  # through a corner only: a cavity
+    open_ones[7:10, 0:5, 0:5] = 3
+    open_ones[8, 0, 2] = 0  # at the border
+    open_ones[11, 6:12, 6:12] = 4
+    open_ones[11, 8:10, 8:10] = 0  # a ring in one plane
+    for corner in ((8, 10, 12), (6, 10, 12), (7, 9, 12), (7, 11, 12), (7, 10, 11), (7, 10, 13)):
+        open_ones[corner] = 5  # six voxels around one, none of which touch by a face
+    specks = (random.random(z.shape) < 0.3) * random.integers(1, 30, z.shape).astype(np.int32)
+    full = random.integers(1, 3, z.shape).astype(np.int32)
+    gaps = np.where(np.isin(balls, (2, 3, 9)), 0, balls) * 3
+    return {
+        "balls": balls,
+        "shells": shells,
+        "open": open_ones,
+        "specks": specks,
+        "full": full,
+        "gaps": gaps,
+        "plane": balls[4:5],
+    }
+
+
+def record_volume_kernels():
+    """kernels/v<major>_3d_*.npz and v<major>_stitch.npz: follow_flows, get_masks_torch, cleaning and stitch3D."""
+    for name, labels in label_volumes().items():
+        arrays = {"labels": labels, "min_sizes": np.array([15, -1, 1, 60])}
+        for index, min_size in enumerate(arrays["min_sizes"]):
+            arrays[f"cleaned_{index}"] = utils.fill_holes_and_remove_small_masks(labels.copy(), min_size=int(min_size))
+        save(GOLDEN / "kernels" / f"v{MAJOR}_3d_clean_{name}.npz", arrays)
+    for name, shape, smoothness, strength, n_iter in (
+        ("swirls", (13, 17, 15), 2.5, 40.0, 60),
+        ("slow", (9, 14, 16), 2.0, 12.0, 25),
+        ("rough", (10, 11, 12), 0.0, 6.0, 13),
+        ("thin", (2, 5, 60), 2.0, 12.0, 60),
+    ):
+        random = np.random.default_rng(91)
+        flow = scipy.ndimage.gaussian_filter(random.normal(0, 1, (3, *shape)), (0, *[smoothness] * 3))
+        flow = (flow * strength * 0.2 / flow.std()).astype(np.float32)
+        cellprob = (scipy.ndimage.gaussian_filter(random.normal(0, 1, shape), 1.5) + 0.1).astype(np.float32)
+        inside = cellprob > 0
+        places = np.nonzero(inside)
+        final = dynamics.follow_flows(flow * inside / 5.0, inds=places, niter=n_iter)
+        arrays = {"flow": flow, "cellprob": cellprob, "n_iter": np.array(n_iter), "p_final": np.asarray(final)}
+        positions = torch.from_numpy(arrays["p_final"].copy()).int()
+        arrays["masks"] = dynamics.get_masks_torch(positions, places, flow.shape[1:], max_size_fraction=0.4)
+        save(GOLDEN / "kernels" / f"v{MAJOR}_3d_follow_{name}.npz", arrays)
+        print(f"    follow {name}: {inside.sum()} voxels, {arrays['masks'].max()} masks")
+    random = np.random.default_rng(95)
+    arrays = {}
+    for index, (n_planes, n_labels) in enumerate(((6, 5), (7, 9), (5, 3), (9, 20), (1, 4))):
+        blocks = random.integers(0, n_labels + 1, (n_planes, 6, 7))
+        blocks[1:] = np.where(random.random(blocks[1:].shape) < 0.6, blocks[:-1], blocks[1:])
+        stack = np.kron(blocks, np.ones((1, 4, 3), int)).astype(np.uint16)
+        stack[random.random(stack.shape) < 0.15] = 0
+        for plane in ((), (1,), (0,), (3, 4), ())[index]:
+            stack[plane] = 0
+        arrays[f"planes_{index}"] = stack
+        for threshold in (0.05, 0.3, 0.8):
+            arrays[f"stitched_{index}_{threshold}"] = utils.stitch3D(stack.copy(), stitch_threshold=threshold)
+    save(GOLDEN / "kernels" / f"v{MAJOR}_stitch.npz", arrays)
+
+
 # ---- low level ----------------------------------------------------------------------------------------------
 
 
@@ -638,8 +839,8 @@ def write_versions():
 def main():
     """Record the cases named on the command line, or everything that this Cellpose answers."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help="cases, or 'kernels'; all when none is named")
-    names = parser.parse_args().names or ["kernels", *CASES]
+    parser.add_argument("names", nargs="*", help="cases, 'kernels' or 'volumes'; all when none is named")
+    names = parser.parse_args().names or ["kernels", *CASES, "volumes"]
     torch.set_num_threads(1)
     write_versions()
     if "kernels" in names:
@@ -650,7 +851,11 @@ def main():
         record_normalisation()
         if MAJOR == 3:
             record_resizing()
-    names = [name for name in names if name != "kernels"]
+    if "volumes" in names and MODEL.exists():
+        print("volumes", flush=True)
+        record_volume_kernels()
+        record_volumes()
+    names = [name for name in names if name not in ("kernels", "volumes")]
     if not names:
         return
     if MAJOR == 4:
