@@ -32,6 +32,7 @@ ROOMS = [
     ["stream", "large"],
     ["model"],
     ["star_work", "flow_volume"],
+    ["flow_work"],
     ["star_model", "flow_model", "star_model_3d"],
     ["catalogue", "zoo"],
     ["cli_evaluate"],

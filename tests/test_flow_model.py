@@ -90,11 +90,11 @@ def test_tiles_change_hardly_anything(model, options):
 
 
 def test_large_tiles_are_cut_where_memory_ends(model, monkeypatch):
-    from cellrt import flow_model
+    from cellrt import flow_work
 
     pixels, n_blobs = flow_network.image((300, 420))
     want = model.segment(pixels, diameter=DIAMETER, tiles="large")
-    monkeypatch.setattr(flow_model, "MAX_TILE_PIXELS", 40_000)
+    monkeypatch.setattr(flow_work, "MAX_TILE_PIXELS", 40_000)
     got = model.segment(pixels, diameter=DIAMETER, tiles="large")
     assert len(got) == len(want) == n_blobs
     assert np.mean(got.labels != want.labels) < 1e-3
@@ -224,7 +224,7 @@ def test_flows_that_never_converge_end(model):
     random = np.random.default_rng(0)
     maps = random.normal(0, 50, (3, 128, 128)).astype(np.float32)
     maps[2] = 1
-    from cellrt.flow_model import FlowMaps
+    from cellrt.flow_work import FlowMaps
 
     noise = FlowMaps(maps, (128, 128), None, DIAMETER, 200)
     assert model.decode(noise, niter=2000).labels.shape == (128, 128)
@@ -232,7 +232,7 @@ def test_flows_that_never_converge_end(model):
 
 def test_more_than_65535_masks(model):
     """Labels are 32 bits wide."""
-    from cellrt.flow_model import FlowMaps
+    from cellrt.flow_work import FlowMaps
 
     side = 1320
     pattern = np.zeros((5, 5), bool)

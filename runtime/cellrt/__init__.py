@@ -30,7 +30,8 @@ if TYPE_CHECKING:
         ModelError,
         ProviderError,
     )
-    from cellrt.flow_model import FlowMaps, FlowModel
+    from cellrt.flow_model import FlowModel
+    from cellrt.flow_work import FlowMaps
     from cellrt.instances import Instances, Polyhedra
     from cellrt.large.result import LargeInstances
     from cellrt.manifest import Manifest, Normalize99Spec, PercentileSpec
@@ -70,7 +71,7 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "FlowMaps": "flow_model",
+    "FlowMaps": "flow_work",
     "FlowModel": "flow_model",
     "Instances": "instances",
     "LargeInstances": "large.result",

@@ -25,7 +25,8 @@ from typing import Any, TextIO
 from cellrt import cli_arguments, cli_evaluate, readers, write
 from cellrt.catalogue import bundled_figures, bundled_models, load
 from cellrt.errors import CellrtError, FileError
-from cellrt.flow_model import FlowMaps, FlowModel
+from cellrt.flow_model import FlowModel
+from cellrt.flow_work import FlowMaps
 from cellrt.manifest import FlowSpec, Manifest, Normalize99Spec, Star3DSpec, StarSpec
 from cellrt.star_model import StarModel
 from cellrt.star_model_3d import StarModel3D

@@ -1,14 +1,10 @@
-"""A flow model: image, channels, normalise, resize, pad, tile, session, blend, flow head.
-
-`FlowModel._work` is the table of contents of Cellpose's side of this package.
-"""
+"""A flow model: image, channels, normalise, (flow_work:) resize, pad, tile, session, blend, flow head."""
 
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,71 +14,26 @@ from numpy.typing import ArrayLike, NDArray
 
 from cellrt import flow_volume
 from cellrt.errors import CellrtError, ImageError, ModelError
+from cellrt.flow_work import OVERLAP, FlowMaps, FlowRunner, Run
 from cellrt.heads import flow, flow_3d
 from cellrt.heads.flow_3d import Smoothing
 from cellrt.image import as_image, as_volume, cellpose_channels, cellpose_numbers
 from cellrt.instances import Instances
-from cellrt.manifest import FLOW_TILES, FlowSpec, Manifest, Normalize99Spec, pair
+from cellrt.manifest import FlowSpec, Manifest, Normalize99Spec, pair
 from cellrt.memory import MemoryLimit
 from cellrt.model import Model
 from cellrt.normalize99 import normalize99
 from cellrt.planes import checked_threshold
-from cellrt.pool import Found, Job, Work, complete
-from cellrt.resize import require_size, resize_linear, resize_linear_volume
+from cellrt.pool import Found, complete
 from cellrt.session import Session
 from cellrt.stream import Route
-from cellrt.tile import cellpose_padding, halving, largest, overlapping
 
 Normalize = Normalize99Spec | tuple[float, float] | Literal["model"] | None
 Tiles = Literal["upstream", "large"]
-_OVERLAP = 0.1  # share of a tile, upstream's default
 
 if TYPE_CHECKING:
     from cellrt.large.result import LargeInstances
     from cellrt.large.source import Sliceable
-
-# CPnet needs about 0.7 kB per pixel that it reads at once: 0.4 GB. Twice as large tiles are hardly faster.
-MAX_TILE_PIXELS = 600_000
-_LARGE_OVERLAP = 64  # pixels that large tiles have in common: beyond, the blend of two differs little from one
-
-
-@dataclass(frozen=True, eq=False)
-class FlowMaps:
-    """What the network says about one image: what `FlowModel.decode` makes instances of, again and again if you like.
-
-    Attributes
-    ----------
-    maps : float32 (3, y, x), (3, Z, y, x) or (4, z, y, x)
-        Flow along y and x (5 per pixel and step) and the logit of being inside a cell; of the image's shape, or with
-        ``resample=False`` of the shape that the network saw. Of a stack, that of each plane; of a volume with
-        ``do_3D=True`` flow along z, y and x and logit, sums over the passes.
-    shape : (int, int) or (int, int, int)
-        The image's sides (Y, X) or (Z, Y, X).
-    style : float32 (n,), (n_planes, n) or None
-        The image's style vector, of length 1; None if the network has none. Of a stack, that of each plane; of a volume
-        with ``do_3D=True`` that of each plane along x, the last ones that the network saw.
-    diameter : float
-        Of the objects, in pixels of the image: as given or estimated.
-    steps : int
-        Of the integration: upstream's rule for this diameter.
-    """
-
-    maps: NDArray[np.float32] = field(repr=False)
-    shape: tuple[int, ...]
-    style: NDArray[np.float32] | None = field(repr=False)
-    diameter: float
-    steps: int
-
-    @property
-    def flow(self) -> NDArray[np.float32]:
-        """The flow, float32 (2, y, x): along y, along x; of a volume (3, z, y, x)."""
-        return self.maps[:-1]
-
-    @property
-    def cellprob(self) -> NDArray[np.float32]:
-        """The logit of being inside a cell, float32 (y, x) or (z, y, x)."""
-        cellprob: NDArray[np.float32] = self.maps[-1]
-        return cellprob
 
 
 def _nothing(*shape: int) -> FlowMaps:
@@ -135,7 +86,7 @@ class FlowModel(Model):
         max_size_fraction: float = flow.MAX_SIZE_FRACTION,
         interpolate: bool = True,
         tiles: Tiles | None = None,
-        tile_overlap: float = _OVERLAP,
+        tile_overlap: float = OVERLAP,
         batch_size: int = 4,
         do_3D: bool = False,
         stitch_threshold: float | None = None,
@@ -256,7 +207,7 @@ class FlowModel(Model):
         max_size_fraction: float = flow.MAX_SIZE_FRACTION,
         interpolate: bool = True,
         tiles: Tiles | None = None,
-        tile_overlap: float = _OVERLAP,
+        tile_overlap: float = OVERLAP,
         batch_size: int = 4,
         halo: int | None = None,
         tile_pixels: int | None = None,
@@ -337,12 +288,12 @@ class FlowModel(Model):
             "interpolate": interpolate,
         }
         self._decode(_nothing(3, 1, 1), threads=1, **decoding)  # it checks them
-        rescale = self._rescale(known)
+        rescale = self._runner.rescale(known)
         halo = max(64, math.ceil(3 * known)) if halo is None else _pixels("halo", halo)
         most = max(int(TILE_PIXELS / max(1.0, float(rescale) ** 2)), (4 * halo) ** 2)
 
         def decode(pixels: NDArray[np.float32]) -> Instances:
-            maps = complete(self._work(pixels, option, lambda maps: Found(None, maps)), self._network).maps
+            maps = complete(self._runner.work(pixels, option, lambda maps: Found(None, maps)), self._network).maps
             assert isinstance(maps, FlowMaps)
             return self.decode(maps, **decoding)
 
@@ -379,7 +330,7 @@ class FlowModel(Model):
         resample: bool | None = None,
         augment: bool = False,
         tiles: Tiles | None = None,
-        tile_overlap: float = _OVERLAP,
+        tile_overlap: float = OVERLAP,
         batch_size: int = 4,
         do_3D: bool = False,
         stack: bool = False,
@@ -403,7 +354,7 @@ class FlowModel(Model):
         )
         pixels = (as_volume if option.is_volume else as_image)(image, axes, None, n_channels=None)
         ready = self._ready(pixels, self._numbers(channels), self._normalization(normalize, invert), self._threads)
-        maps = complete(self._work(ready, option, lambda maps: Found(None, maps)), self._network).maps
+        maps = complete(self._runner.work(ready, option, lambda maps: Found(None, maps)), self._network).maps
         assert isinstance(maps, FlowMaps)
         return maps
 
@@ -424,7 +375,7 @@ class FlowModel(Model):
         max_size_fraction: float = flow.MAX_SIZE_FRACTION,
         interpolate: bool = True,
         tiles: Tiles | None = None,
-        tile_overlap: float = _OVERLAP,
+        tile_overlap: float = OVERLAP,
         batch_size: int = 4,
         do_3D: bool = False,
         stitch_threshold: float | None = None,
@@ -465,7 +416,7 @@ class FlowModel(Model):
         return Route(
             axes,
             partial(as_volume if option.is_volume else as_image, channels=None, n_channels=None),
-            lambda pixels: self._work(self._ready(pixels, numbers, spec, threads=1), option, found),
+            lambda pixels: self._runner.work(self._ready(pixels, numbers, spec, threads=1), option, found),
         )
 
     def decode(
@@ -578,11 +529,11 @@ class FlowModel(Model):
                 "--size-model"
             )
         option = self._option(
-            None, "upstream", _OVERLAP, batch_size, resample=False, augment=augment, threads=self._threads
+            None, "upstream", OVERLAP, batch_size, resample=False, augment=augment, threads=self._threads
         )
         pixels = as_image(image, axes, None, n_channels=None)
         ready = self._ready(pixels, self._numbers(channels), self._normalization(normalize, invert), self._threads)
-        sizes = complete(self._sized(ready, option, lambda *sizes: Found(None, sizes)), self._network).maps
+        sizes = complete(self._runner.sized(ready, option, lambda *sizes: Found(None, sizes)), self._network).maps
         return sizes[0], sizes[1]
 
     def style(
@@ -613,17 +564,11 @@ class FlowModel(Model):
         """Instances of the maps of an image that is one tile without padding."""
         return flow.decode(maps, self.head, threads=self._threads)
 
-    def _check(self, run: _Run) -> None:
-        """Refuse options that this network cannot run with."""
-        if run.tiles not in FLOW_TILES:
-            raise CellrtError(f"expected tiles='upstream' or 'large', got {run.tiles!r}")
-        if run.tiles == "large" and (run.augment or self.head.fixed_tile):
-            why = "augment=True" if run.augment else f"a network that takes {self.head.tile} x {self.head.tile} only"
-            raise CellrtError(f"expected tiles='upstream' with {why}, got 'large'; leave it out")
-        if not isinstance(run.overlap, numbers.Real) or not 0.05 <= run.overlap <= 0.5:
-            raise CellrtError(f"expected tile_overlap from 0.05 to 0.5, got {run.overlap!r}")
-        if not isinstance(run.batch_size, numbers.Integral) or run.batch_size < 1:
-            raise CellrtError(f"expected batch_size as a whole number of at least 1, got {run.batch_size!r}")
+    @property
+    def _runner(self) -> FlowRunner:
+        """What brings images through the network."""
+        tile, n_channels = self.manifest.tile, self.manifest.input.n_channels
+        return FlowRunner(self.head, n_channels=n_channels, multiple=pair(tile.multiple), memory=self._memory)
 
     @property
     def _pair(self) -> bool:
@@ -643,14 +588,14 @@ class FlowModel(Model):
         do_3D: bool = False,
         stack: bool = False,
         anisotropy: float | None = None,
-    ) -> _Run:
+    ) -> Run:
         """Options of `predict`, checked."""
         if do_3D and stack:
             raise CellrtError("expected do_3D=True or stack=True, got both; choose one")
         if anisotropy is not None and not do_3D:
             raise CellrtError(f"expected anisotropy with do_3D=True only, got {anisotropy!r}; leave it out")
         usual = "upstream" if augment else self.head.tiles
-        run = _Run(
+        run = Run(
             diameter=None if diameter is None else _positive(diameter),
             resample=self.head.resample if resample is None else resample,
             augment=augment,
@@ -662,7 +607,7 @@ class FlowModel(Model):
             stack=bool(stack),
             anisotropy=flow_volume.checked_anisotropy(anisotropy),
         )
-        self._check(run)
+        run.check(self.head)
         return run
 
     def _numbers(self, channels: Sequence[int] | None) -> tuple[int, ...] | None:
@@ -703,202 +648,6 @@ class FlowModel(Model):
                 ) from None
         return spec if invert is None else replace(spec, invert=bool(invert))
 
-    def _work(self, image: NDArray[np.float32], run: _Run, then: Callable[[FlowMaps], Found]) -> Work:
-        """A normalised image on its way to its maps, by way of its diameter if that is to be estimated."""
-        if run.is_volume:
-            return self._volume_work(image, run, then)
-
-        def known(diameter: float, rescale: np.floating[Any]) -> Job:
-            return self._job(image, rescale, diameter, run, lambda job: then(self._maps(job, run)))
-
-        if run.diameter is None and self.head.size_model is not None:
-            plain = replace(run, augment=False, overlap=_OVERLAP)  # upstream's estimate takes neither option
-            diam_mean = self.head.diam_mean
-            return self._sized(image, plain, lambda estimate, _: known(estimate, np.float64(diam_mean / estimate)))
-        diameter = self.head.diam_labels if run.diameter is None else run.diameter
-        return known(diameter, self._rescale(diameter))
-
-    def _volume_work(self, volume: NDArray[np.float32], run: _Run, then: Callable[[FlowMaps], Found]) -> Work:
-        """A normalised volume (C, Z, Y, X) on its way to its maps."""
-        diameter = self.head.diam_labels if run.diameter is None else run.diameter
-        rescale = self._rescale(diameter)
-        precision = type(rescale)
-        depth, height, width = shape = (volume.shape[1], volume.shape[2], volume.shape[3])
-        has_style = self.head.n_style > 0
-        sides = (int(precision(height) * rescale), int(precision(width) * rescale)) if rescale != 1 else shape[1:]
-
-        def of(maps: NDArray[np.float32], style: NDArray[np.float32] | None) -> Found:
-            return then(FlowMaps(maps, shape, style, diameter, self._steps(rescale, run)))
-
-        def of_planes(maps: NDArray[np.float32], style: NDArray[np.float32] | None) -> Found:
-            if run.resample and rescale != 1:
-                small, maps = maps, np.empty((len(maps), *shape), np.float32)
-                for z in range(depth):
-                    plane = np.ascontiguousarray(small[:, z])
-                    maps[:, z] = resize_linear(plane, (height, width), threads=run.threads)
-            return of(maps, style)
-
-        def of_passes(maps: NDArray[np.float32], style: NDArray[np.float32] | None) -> Found:
-            return of(resize_linear_volume(maps, shape, threads=run.threads) if run.resample else maps, style)
-
-        def begin(plane: NDArray[np.float32], rescale: np.floating[Any]) -> Job:
-            return self._job(plane, rescale, diameter, run, lambda _: Found(None), beside=beside)
-
-        if run.stack:
-            n_voxels, n_seen = volume[0].size, depth * math.prod(sides)
-            beside = volume.nbytes + 12 * (n_voxels + n_seen) + 16 * n_voxels
-            return flow_volume.plane_by_plane(volume, partial(begin, rescale=rescale), of_planes, has_style=has_style)
-        if depth == 1:
-            raise ImageError(
-                f"expected a volume of several planes with do_3D=True, got shape {shape}; segment the plane as an image"
-            )
-        scaled_shape = (int(precision(depth * run.anisotropy) * rescale), *sides)
-        if scaled_shape != shape:
-            why = f"diameter {diameter:.4g} for a network of {self.head.diam_mean:.4g}, anisotropy {run.anisotropy:g}"
-            require_size(scaled_shape, shape, why)
-        scaled = resize_linear_volume(volume, scaled_shape, threads=run.threads)
-        beside = volume.nbytes + scaled.nbytes + 16 * scaled[0].size + 48 * volume[0].size
-        unscaled = partial(begin, rescale=precision(1))
-        return flow_volume.orthogonal(scaled, unscaled, of_passes, has_style=has_style)
-
-    def _sized(self, image: NDArray[np.float32], run: _Run, then: Callable[[float, float], Work | Found]) -> Job:
-        """A normalised image on its way to the estimate of its diameter and what its style alone says of it."""
-        model = self.head.size_model
-        assert model is not None  # the callers ask
-        run = replace(run, resample=False, tiles="upstream")
-
-        def style_known(job: Job) -> Job:
-            log_ratio = float(np.array(model.weights) @ (job.style() - np.array(model.style_mean))) + model.offset
-            # a style of zeros has no direction: NaN, for which upstream takes the mean too
-            from_style = model.diam_mean * math.exp(log_ratio) if log_ratio < 50 else model.diam_mean
-            from_style = max(5.0, from_style)
-            rescale = np.float64(model.diam_mean / from_style)
-            return self._job(image, rescale, from_style, run, cells_known)
-
-        def cells_known(job: Job) -> Work | Found:
-            cells = flow.decode(
-                self._maps(job, run).maps,
-                self.head,
-                flow_threshold=0.4,
-                cellprob_threshold=0.0,
-                min_size=15,  # upstream's defaults, whatever the model's
-                interpolate=False,
-                out_shape=(image.shape[1], image.shape[2]),
-                threads=run.threads,
-            )
-            areas = np.bincount(cells.labels.reshape(-1))[1:]
-            found = areas[areas > 0]
-            diameter = float(np.median(np.sqrt(found)) / (math.sqrt(math.pi) / 2)) if found.size else model.diam_mean
-            return then(diameter, job.diameter)
-
-        unknown = self.head.diam_labels
-        return self._job(image, self._rescale(unknown), unknown, run, style_known)
-
-    def _rescale(self, diameter: float) -> np.floating[Any]:
-        """What an image is resized by for objects of a known diameter; in the precision that upstream has it in.
-
-        Cellpose 1 to 3 keep the network's diameter as a float32, which decides the last pixel of a size and the last
-        step. (An estimated diameter is a double there, and so is the diameter of its built-in models when they are
-        opened by name: there a side can differ by a pixel and the steps by one, at one diameter in twenty.)
-        """
-        precision = np.float32 if self.head.dynamics == "v3" else np.float64
-        return precision(precision(self.head.diam_mean) / precision(diameter))
-
-    def _job(
-        self,
-        image: NDArray[np.float32],
-        rescale: np.floating[Any],
-        diameter: float,
-        run: _Run,
-        then: Callable[[Job], Work | Found],
-        *,
-        beside: int = 0,
-    ) -> Job:
-        """An image resized, padded and cut into tiles; `beside` are bytes that are needed beside it."""
-        precision = type(rescale)
-        shape, scaled = (image.shape[1], image.shape[2]), image
-        if rescale != 1:
-            size = (int(precision(shape[0]) * rescale), int(precision(shape[1]) * rescale))
-            require_size(size, shape, f"diameter {diameter:.4g} for a network of {self.head.diam_mean:.4g}")
-            scaled = resize_linear(image, size, threads=run.threads)
-        side = self.head.tile
-        smallest = side if self.head.fixed_tile else 0
-        pads = [cellpose_padding(length, smallest=smallest) for length in scaled.shape[1:]]
-        if run.augment:  # a tile is never smaller than its side then
-            sums = [length + sum(pad) for length, pad in zip(scaled.shape[1:], pads, strict=True)]
-            pads = [(before, after + max(0, side - total)) for (before, after), total in zip(pads, sums, strict=True)]
-        padded = np.pad(scaled, [(0, self.manifest.input.n_channels - len(scaled)), *pads])
-        sides = (padded.shape[1], padded.shape[2])
-        needed = _needed(image, padded) + beside
-        max_pixels = MAX_TILE_PIXELS
-        if self._memory is not None:
-            max_pixels = self._memory.tile_pixels(needed, least=side * side, most=max_pixels)
-        if run.augment:
-            rows, columns = halving(sides, side=side)
-        elif run.tiles == "large":
-            rows, columns = largest(
-                sides, multiple=pair(self.manifest.tile.multiple), overlap=_LARGE_OVERLAP, max_pixels=max_pixels
-            )
-        else:
-            rows, columns = overlapping(sides, side=side, overlap=run.overlap)
-        tile_pixels = (rows[0][1] - rows[0][0]) * (columns[0][1] - columns[0][0])
-        if self._memory is not None:
-            self._memory.require(tile_pixels, needed, "allow more, or cut the image")
-        crop_y, crop_x = ((before, before + length) for (before, _), length in zip(pads, scaled.shape[1:], strict=True))
-        return Job(
-            image,
-            padded,
-            rescale=rescale,
-            diameter=diameter,
-            rows=rows,
-            columns=columns,
-            crop=(crop_y, crop_x),
-            augment=run.augment,
-            n_maps=self.head.n_maps,
-            batch_size=min(run.batch_size, max(1, max_pixels // tile_pixels)),
-            then=then,
-        )
-
-    def _maps(self, job: Job, run: _Run) -> FlowMaps:
-        """What came out for an image, at its own resolution if that was asked for."""
-        maps = job.maps()
-        shape = (job.image.shape[1], job.image.shape[2])
-        if run.resample and job.rescale != 1:
-            maps = resize_linear(maps, shape, threads=run.threads)
-        style = job.style() if self.head.n_style else None
-        return FlowMaps(maps, shape, style, job.diameter, self._steps(job.rescale, run))
-
-    def _steps(self, rescale: np.floating[Any], run: _Run) -> int:
-        """Steps of the integration: more where objects are larger than the network knows, and their flow too."""
-        if not run.resample:
-            return flow.STEPS
-        precision = type(rescale)
-        # 1 / rescale * 200 and 200 / rescale are not the same number
-        one, many = precision(1), precision(flow.STEPS)
-        steps = int(one / rescale * many if self.head.dynamics == "v3" else many / rescale)
-        return min(steps, flow.MAX_STEPS)
-
-
-@dataclass(frozen=True)
-class _Run:
-    """How the network is run."""
-
-    diameter: float | None
-    resample: bool
-    augment: bool
-    tiles: str
-    overlap: float
-    batch_size: int
-    threads: int
-    do_3D: bool
-    stack: bool
-    anisotropy: float
-
-    @property
-    def is_volume(self) -> bool:
-        """Whether the image has an axis z."""
-        return self.do_3D or self.stack
-
 
 def _check_volume_options(do_3D: Any, stitch_threshold: Any, flow3D_smooth: Smoothing) -> None:
     """Refuse options of volumes that do not go together."""
@@ -910,13 +659,6 @@ def _check_volume_options(do_3D: Any, stitch_threshold: Any, flow3D_smooth: Smoo
             raise CellrtError("expected do_3D=True or a stitch_threshold, got both; choose one")
     if any(flow_3d.checked_smoothing(flow3D_smooth)) and not do_3D:
         raise CellrtError(f"expected flow3D_smooth with do_3D=True only, got {flow3D_smooth!r}; leave it out")
-
-
-def _needed(image: NDArray[np.float32], padded: NDArray[np.float32]) -> int:
-    """Bytes that an image (C, Y, X) needs beside the network: it, what the network sees, then maps or masks."""
-    blending = 32 * padded[0].size  # maps as a sum and without padding, weights
-    decoding = 44 * image[0].size  # maps, and where the flow leads from every second pixel
-    return int(2 * image.nbytes + padded.nbytes + max(blending, decoding))
 
 
 def _pixels(name: str, value: Any) -> int:

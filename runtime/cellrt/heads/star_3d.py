@@ -20,7 +20,7 @@ from cellrt.tile import Window3D
 
 MODES = ("full", "kernel", "hull", "bbox")
 MAX_CANDIDATES = 1 << 22  # 1.7 GB at 96 rays
-# In the unit of the kernel, of 0.2 to 0.5 microseconds. Recorded stacks need 150 to 300 at usual thresholds and 6,000 at
+# In the unit of the kernel, of 0.2 to 0.5 microseconds. Recorded stacks need 150 to 300 at usual thresholds, 6,000 at
 # nms_thresh=0.9; ten thousand candidates at this limit take two minutes of one core.
 MAX_WORK_PER_CANDIDATE = 1 << 15
 
