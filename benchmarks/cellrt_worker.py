@@ -69,6 +69,12 @@ def painting_3d(inputs, threads):
     return run
 
 
+def segmentation_3d(inputs, threads):
+    """A normalised stack to labels: `segment` with its defaults."""
+    model = cellrt.load(str(inputs["model"]), providers=["cpu"], threads=threads)
+    return lambda: {"labels": model.segment(inputs["image"], normalize=None).labels}
+
+
 def normalization(inputs, threads):
     """Percentiles 1 and 99.8, then normalise to float32."""
     image, spec = inputs["image"][np.newaxis], PercentileSpec(low=1, high=99.8)
@@ -226,6 +232,7 @@ if __name__ == "__main__":
             "painting": painting,
             "suppression_3d": suppression_3d,
             "painting_3d": painting_3d,
+            "segmentation_3d": segmentation_3d,
             "normalization": normalization,
             "segmentation": segmentation,
             "files": files,

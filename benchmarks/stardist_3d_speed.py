@@ -1,4 +1,4 @@
-"""Are the kernels for volumes faster than the original's? Suppression and painting of polyhedra, on the same inputs."""
+"""Are volumes segmented faster than by the original? Suppression, painting, and whole stacks, on the same inputs."""
 
 import numpy as np
 import scenes
@@ -6,7 +6,8 @@ from harness import Report, Worker, arguments, comparison, rounds, scratch
 
 # What the original is given of the largest row: it needs some milliseconds for each candidate.
 MANY, PART = 300_000, 3_000
-REPEATS = {"suppression_3d": 2, "painting_3d": 5}
+REPEATS = {"suppression_3d": 2, "painting_3d": 5, "segmentation_3d": 2}
+ONCE = ("suppression_3d", "segmentation_3d")  # take the original minutes: warming up would change nothing but the time
 
 
 def agree_on_survivors(original, ours):
@@ -29,6 +30,7 @@ def main():
     report = Report("stardist_3d_speed", "How many times faster than StarDist's are the kernels for volumes?")
     cells = scenes.stack_cells(150, 96, (48, 160, 160))
     with scratch() as folder:
+        whole = whole_stacks(folder)
         stacks = stacks_of_candidates(folder)
         for threads in options.threads:
             with Worker("stardist", threads) as original, Worker("cellrt", threads) as ours:
@@ -36,6 +38,9 @@ def main():
                 for what, stack in stacks.items():
                     title = f"NMS of {len(stack['prob']):,} candidates, {what}"
                     job = ("suppression_3d", title, 50, agree_on_survivors)
+                    compare(report, folder, original, ours, *job, stack, options.repeats)
+                for what, stack in whole.items():
+                    job = ("segmentation_3d", f"segment {what}", 1, agree_on_labels)
                     compare(report, folder, original, ours, *job, stack, options.repeats)
                 inputs = cells | {"shape": np.array((48, 160, 160))}
                 job = ("painting_3d", "painting 150 polyhedra into 48 x 160 x 160", 10, agree_on_labels)
@@ -54,6 +59,21 @@ def main():
             what = f"{what}: memory beyond its inputs"
             report.add(row | {"what": what, "value": grown, "unit": "MB", "target": "-"})
     report.write()
+
+
+def whole_stacks(folder):
+    """Normalised stacks by name, with the trained network: StarDist's example and four of it, where it is."""
+    if not (scenes.TRAINED_3D.exists() and scenes.STACK.exists()):
+        return {}
+    from cellrt_export import stardist as exporter
+
+    model = f"{folder}/model_3d.onnx"
+    exporter.export(scenes.TRAINED_3D, model)
+    with np.load(scenes.STACK) as case:
+        image = case["norm"]
+    network = {"folder": str(scenes.TRAINED_3D), "model": model}
+    stacks = (np.tile(image, tiles) for tiles in ((1, 1, 1), (1, 2, 2)))
+    return {f"{' x '.join(map(str, stack.shape))} voxels": network | {"image": stack} for stack in stacks}
 
 
 def stacks_of_candidates(folder):
@@ -77,8 +97,7 @@ def compare(report, folder, original, ours, task, what, target, agreement, input
     np.savez(path, **inputs)
     original.load(task, path)
     ours.load(task, path)
-    # What takes the original minutes is not warmed up: that would change nothing but the time.
-    runs = rounds((original, ours), repeats or REPEATS[task], warm_up=task != "suppression_3d")
+    runs = rounds((original, ours), repeats or REPEATS[task], warm_up=task not in ONCE)
     row = comparison(original, ours, runs)
     found = agreement(original.result(folder), ours.result(folder))
     report.add({"what": what, "target": f"{target}x", "agreement": found} | row)

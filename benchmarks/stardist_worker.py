@@ -65,14 +65,20 @@ def painting_3d(inputs, _):
     return lambda: {"labels": polyhedron_to_label(shape=shape, verbose=False, **stars)}
 
 
-def candidates_3d(inputs, threads):
-    """What a trained network finds in a normalised stack, with its rays."""
+def _open_3d(inputs, threads):
+    """A trained network for stacks."""
     from stardist.models import StarDist3D
-    from stardist.rays3d import rays_from_json
 
     _limit_tensorflow(threads)
     folder = Path(str(inputs["folder"]))
-    model = StarDist3D(None, name=folder.name, basedir=str(folder.parent))
+    return StarDist3D(None, name=folder.name, basedir=str(folder.parent))
+
+
+def candidates_3d(inputs, threads):
+    """What a trained network finds in a normalised stack, with its rays."""
+    from stardist.rays3d import rays_from_json
+
+    model = _open_3d(inputs, threads)
 
     def run():
         prob, dist, points = model.predict_sparse(inputs["image"])[:3]
@@ -87,6 +93,12 @@ def candidates_3d(inputs, threads):
         }
 
     return run
+
+
+def segmentation_3d(inputs, threads):
+    """A normalised stack to labels: `predict_instances` with its defaults."""
+    model = _open_3d(inputs, threads)
+    return lambda: {"labels": model.predict_instances(inputs["image"])[0]}
 
 
 def normalization(inputs, _):
@@ -187,6 +199,7 @@ if __name__ == "__main__":
             "suppression_3d": suppression_3d,
             "painting_3d": painting_3d,
             "candidates_3d": candidates_3d,
+            "segmentation_3d": segmentation_3d,
             "normalization": normalization,
             "segmentation": segmentation,
             "files": files,
