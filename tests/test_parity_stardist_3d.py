@@ -220,6 +220,11 @@ def test_the_exported_file_says_what_the_original_measured(case, recording):
     scale = recorded.arguments.get("scale", (1.0, 1.0, 1.0))
     bodies = star_3d.polyhedra(manifest.head, arrays["sparse_dist"], scale=(1 / scale[0], 1 / scale[1], 1 / scale[2]))
     assert np.array_equal(bodies.rays, arrays["rays_vertices"])
+    ours, theirs = (  # triangles, whichever corner they begin with
+        {tuple(np.roll(face, -int(np.argmin(face)))) for face in faces}
+        for faces in (bodies.faces, arrays["rays_faces"])
+    )
+    assert ours == theirs
 
 
 def test_hidden_objects_keep_their_labels(recording):
