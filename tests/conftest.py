@@ -18,6 +18,7 @@ settings.load_profile("cellrt")
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "stardist"
+GOLDEN_3D = ROOT / "tests" / "golden" / "stardist_3d"
 GOLDEN_CELLPOSE = ROOT / "tests" / "golden" / "cellpose"
 GOLDEN_METRICS = ROOT / "tests" / "golden" / "metrics"
 REFERENCE = ROOT.parent / "shared" / "reference" / "stardist"

@@ -77,7 +77,7 @@ class StarModel3D(Model):
 
         The cells are those of StarDist 0.9.2's `StarDist3D.predict_instances` with its defaults (sparse mode), but an
         object that others cover completely keeps its label, which then does not occur in `labels`: label i + 1 is
-        always object i.
+        always object i. Nor is a positive `overlap_label` renumbered, as it is there.
 
         Parameters
         ----------

@@ -665,11 +665,8 @@ def save(path, arrays):
     np.savez_compressed(path, **arrays)
 
 
-def main():
-    """Record the models named on the command line, or everything."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help="models, or 'kernels'; all when none is named")
-    names = parser.parse_args().names or ["kernels", *RANDOM_MODELS, *TRAINED_MODELS]
+def record_versions(folder):
+    """versions.json of a folder of recordings: the original and what it runs on."""
     versions = dict(
         stardist=stardist.__version__,
         csbdeep=csbdeep.__version__,
@@ -681,8 +678,16 @@ def main():
         **{"scikit-image": skimage.__version__},
         python=sys.version.split()[0],
     )
-    GOLDEN.mkdir(exist_ok=True)
-    (GOLDEN / "versions.json").write_text(json.dumps(versions, indent=2, sort_keys=True) + "\n")
+    folder.mkdir(exist_ok=True)
+    (folder / "versions.json").write_text(json.dumps(versions, indent=2, sort_keys=True) + "\n")
+
+
+def main():
+    """Record the models named on the command line, or everything."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="models, or 'kernels'; all when none is named")
+    names = parser.parse_args().names or ["kernels", *RANDOM_MODELS, *TRAINED_MODELS]
+    record_versions(GOLDEN)
     with tempfile.TemporaryDirectory() as scratch:
         for name in names:
             print(name, flush=True)
