@@ -851,3 +851,11 @@ def test_8_bits_are_refused(folder: Path) -> None:
     with pytest.raises(CellrtError, match=r"expected a 2D network for int8, got one of volumes, .* fp32 or fp16"):
         stardist.export(folder, folder.parent / "int8.onnx", precision="int8", calibrate=images)
     assert not (folder.parent / "int8.onnx").exists()
+
+
+def test_a_network_that_its_test_image_confuses_gets_no_self_test(folder: Path, monkeypatch, caplog) -> None:
+    monkeypatch.setattr("cellrt.heads.star_3d.MAX_CANDIDATES", 1)
+    (folder / "thresholds.json").write_text('{"prob": 0.001, "nms": 0.4}')
+    written = stardist.export(folder, folder.parent / "confused.onnx")
+    assert written.manifest.selftest is None
+    assert "the model gets no self-test, since its test image gives too many objects: expected at most 1" in caplog.text
