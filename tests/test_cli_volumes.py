@@ -146,3 +146,4 @@ def test_what_a_model_of_volumes_says_of_itself(balls, capsys):
     said = capsys.readouterr().out
     assert "star3d" in said
     assert "32 rays, grid 1 x 2 x 2" in said
+    assert "Rays_GoldenSpiral, anisotropy 2 x 1 x 1 (z, y, x)" in said

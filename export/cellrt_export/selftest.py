@@ -35,8 +35,8 @@ def record(
 ) -> SelfTestSpec | None:
     """Run the recipe through the network and its head.
 
-    None, with a warning, if the head finds more in it than it could decide about: a network that the recipe confuses may
-    do well on images.
+    None, with a warning, if the head finds more in it than it can decide about: a network that the recipe confuses may do
+    well on images.
 
     Parameters
     ----------

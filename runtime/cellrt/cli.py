@@ -417,9 +417,17 @@ def _star_rows(head: StarSpec | Star3DSpec) -> list[tuple[str, str]]:
     """What is particular to star models."""
     return [
         ("head", f"{head.kind}: {head.n_rays} rays, grid {_by(head.grid)}"),
+        ("rays", _rays(head) if isinstance(head, Star3DSpec) else ""),
         ("classes", "" if head.n_classes is None else ", ".join(head.class_names or [f"{head.n_classes}"])),
         ("thresholds", f"probability {head.prob_thresh:.4g}, overlap {head.nms_thresh:.4g}"),
     ]
+
+
+def _rays(head: Star3DSpec) -> str:
+    """Which directions, and how pixels are stretched, in words."""
+    if head.anisotropy is None:
+        return head.rays.name
+    return f"{head.rays.name}, anisotropy {' x '.join(f'{size:.4g}' for size in head.anisotropy)} (z, y, x)"
 
 
 def _flow_rows(head: FlowSpec) -> list[tuple[str, str]]:
