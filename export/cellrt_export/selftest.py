@@ -35,7 +35,7 @@ def record(
 ) -> SelfTestSpec | None:
     """Run the recipe through the network and its head.
 
-    None, with a warning, if the head finds more in it than it can decide about: a network that the recipe confuses may do
+    None, with a warning, if the head finds more in it than it can decide about: a network that it confuses may do
     well on images.
 
     Parameters
