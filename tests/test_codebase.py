@@ -243,7 +243,7 @@ def test_the_pxd_mirrors_the_header():
     assert mirrored == header_declarations()
     constants = set(re.findall(r"^    const int32_t (\w+)$", body, flags=re.MULTILINE))
     defined = re.findall(
-        r"^#define (CELLRT_(?:OK|VERSION|(?:ERROR|DYNAMICS|POLYHEDRON)_\w+)) ",
+        r"^#define (CELLRT_(?:OK|VERSION|(?:ERROR|DYNAMICS|POLYHEDRON|STAR)_\w+)) ",
         HEADER.read_text(encoding="utf-8"),
         re.MULTILINE,
     )

@@ -23,6 +23,9 @@ ERROR_INTERNAL = c.CELLRT_ERROR_INTERNAL
 ERROR_DATA = c.CELLRT_ERROR_DATA
 DYNAMICS_V3 = c.CELLRT_DYNAMICS_V3
 DYNAMICS_V4 = c.CELLRT_DYNAMICS_V4
+STAR_DROPPED = c.CELLRT_STAR_DROPPED
+STAR_KEPT = c.CELLRT_STAR_KEPT
+STAR_UNDECIDED = c.CELLRT_STAR_UNDECIDED
 POLYHEDRON_FULL = c.CELLRT_POLYHEDRON_FULL
 POLYHEDRON_KERNEL = c.CELLRT_POLYHEDRON_KERNEL
 POLYHEDRON_HULL = c.CELLRT_POLYHEDRON_HULL
@@ -385,3 +388,16 @@ def star_nms_3d(const float[::1] prob, const float[:, ::1] dist, const int32_t[:
         status = c.cellrt_star_nms_3d(&prob[0], &dist[0, 0], &points[0, 0], prob.shape[0], &rays[0, 0], n_rays,
                                       &faces[0, 0], n_faces, nms_thresh, max_work, NULL, n_threads, &n_kept, &kept[0])
     return status, n_kept
+
+
+def star_settle_3d(const float[::1] prob, const float[:, ::1] dist, const int32_t[:, ::1] points,
+                   const float[:, ::1] rays, const int32_t[:, ::1] faces, const uint8_t[::1] is_open, float nms_thresh,
+                   int64_t max_work, int32_t n_threads, uint8_t[::1] states):
+    cdef int32_t status
+    cdef int32_t n_rays = <int32_t>rays.shape[0]
+    cdef int32_t n_faces = <int32_t>faces.shape[0]
+    with nogil:
+        status = c.cellrt_star_settle_3d(&prob[0], &dist[0, 0], &points[0, 0], prob.shape[0], &rays[0, 0], n_rays,
+                                         &faces[0, 0], n_faces, &is_open[0], nms_thresh, max_work, NULL, n_threads,
+                                         &states[0])
+    return status

@@ -11,6 +11,9 @@ cdef extern from "cellrt.h" nogil:
     const int32_t CELLRT_ERROR_DATA
     const int32_t CELLRT_DYNAMICS_V3
     const int32_t CELLRT_DYNAMICS_V4
+    const int32_t CELLRT_STAR_DROPPED
+    const int32_t CELLRT_STAR_KEPT
+    const int32_t CELLRT_STAR_UNDECIDED
     const int32_t CELLRT_POLYHEDRON_FULL
     const int32_t CELLRT_POLYHEDRON_KERNEL
     const int32_t CELLRT_POLYHEDRON_HULL
@@ -126,3 +129,7 @@ cdef extern from "cellrt.h" nogil:
         const float *prob, const float *dist, const int32_t *points, int64_t n, const float *rays,
         int32_t n_rays, const int32_t *faces, int32_t n_faces, float nms_thresh, int64_t max_work,
         const int32_t *cancel, int32_t n_threads, int64_t *n_kept, int64_t *kept)
+    int32_t cellrt_star_settle_3d(
+        const float *prob, const float *dist, const int32_t *points, int64_t n, const float *rays,
+        int32_t n_rays, const int32_t *faces, int32_t n_faces, const uint8_t *is_open, float nms_thresh,
+        int64_t max_work, const int32_t *cancel, int32_t n_threads, uint8_t *states)

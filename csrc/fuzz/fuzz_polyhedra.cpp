@@ -40,6 +40,17 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t siz
                                 nms_thresh, 100000, nullptr, n_threads, &n_kept, kept.data());
     expect(status == CELLRT_OK || status == CELLRT_ERROR_DATA || status == CELLRT_ERROR_CAPACITY);
     if (status == CELLRT_OK) expect(n_kept <= n && (n == 0 || n_kept > 0));
+    std::vector<std::uint8_t> is_open(count), states(count);
+    for (std::uint8_t& one : is_open) one = static_cast<std::uint8_t>(input.between(0, 1));
+    const std::int32_t settled = cellrt_star_settle_3d(prob.data(), dist.data(), points.data(), n, rays.data(), n_rays,
+                                                       faces.data(), n_faces, is_open.data(), nms_thresh, 1000000, nullptr,
+                                                       n_threads, states.data());
+    // What is decided in any case is decided so among these alone.
+    if (status == CELLRT_OK && settled == CELLRT_OK) {
+        std::vector<bool> is_kept(count);
+        for (std::int64_t i = 0; i < n_kept; ++i) is_kept[static_cast<std::size_t>(kept[static_cast<std::size_t>(i)])] = true;
+        for (std::size_t i = 0; i < count; ++i) expect(states[i] == CELLRT_STAR_UNDECIDED || (states[i] != 0) == is_kept[i]);
+    }
 
     const std::vector<float> centres(points.begin(), points.end());
     std::vector<std::int64_t> order(count);

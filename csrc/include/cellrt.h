@@ -262,6 +262,27 @@ CELLRT_API int32_t cellrt_star_nms_3d(const float *prob, const float *dist, cons
                                       float nms_thresh, int64_t max_work, const int32_t *cancel, int32_t n_threads,
                                       int64_t *n_kept, int64_t *kept);
 
+/* Outcomes for a candidate */
+#define CELLRT_STAR_DROPPED 0
+#define CELLRT_STAR_KEPT 1
+#define CELLRT_STAR_UNDECIDED 2
+
+/* What cellrt_star_nms_3d() decides about some candidates whatever others may come: for volumes whose candidates do not fit in
+ * memory together. A candidate is dropped if one that is kept in any case suppresses it; undecided if it is open, or if an
+ * undecided one would suppress it; else kept. Give the undecided ones again together with those that came since, and none of
+ * the others: in the end, with none open, all that were kept are the survivors of all candidates together. (But for one bound:
+ * the spheres are stretched by the mean sides of the boxes that are given at a time.)
+ *
+ * is_open  n uint8: 1 where candidates that are not given may overlap this one, else 0
+ * states   n uint8: CELLRT_STAR_...
+ *
+ * Everything else as in cellrt_star_nms_3d(). Of equal probabilities the smaller index comes first here too: keep the order of
+ * candidates the same from call to call. */
+CELLRT_API int32_t cellrt_star_settle_3d(const float *prob, const float *dist, const int32_t *points, int64_t n,
+                                         const float *rays, int32_t n_rays, const int32_t *faces, int32_t n_faces,
+                                         const uint8_t *is_open, float nms_thresh, int64_t max_work,
+                                         const int32_t *cancel, int32_t n_threads, uint8_t *states);
+
 /* Which voxels a polyhedron has, as StarDist's polyhedron_to_label decides. The half spaces and the tetrahedra are
  * evaluated with the original's roundings; the hull's are our own. */
 #define CELLRT_POLYHEDRON_FULL 0   /* those of its kernel; of the others, those in its hull and inside of it */

@@ -366,6 +366,8 @@ std::int32_t cellrt_star_candidates_3d(const float* maps, std::int32_t n_rays, s
     });
 }
 
+constexpr std::int64_t most_polyhedra = 1 << 22;
+
 std::int32_t cellrt_star_nms_3d(const float* prob, const float* dist, const std::int32_t* points, std::int64_t n,
     const float* rays, std::int32_t n_rays, const std::int32_t* faces, std::int32_t n_faces, float nms_thresh,
     std::int64_t max_work, const std::int32_t* cancel, std::int32_t n_threads, std::int64_t* n_kept, std::int64_t* kept) {
@@ -380,9 +382,27 @@ std::int32_t cellrt_star_nms_3d(const float* prob, const float* dist, const std:
         require_threads(n_threads);
         require(n_kept != nullptr);
         require_array(kept, n);
-        constexpr std::int64_t most_candidates = 1 << 22;
-        require(n <= most_candidates, CELLRT_ERROR_CAPACITY);
+        require(n <= most_polyhedra, CELLRT_ERROR_CAPACITY);
         cellrt::star_nms_3d(prob, dist, points, n, mesh, nms_thresh, max_work, cancel, n_threads, n_kept, kept);
+    });
+}
+
+std::int32_t cellrt_star_settle_3d(const float* prob, const float* dist, const std::int32_t* points, std::int64_t n,
+    const float* rays, std::int32_t n_rays, const std::int32_t* faces, std::int32_t n_faces, const std::uint8_t* is_open,
+    float nms_thresh, std::int64_t max_work, const std::int32_t* cancel, std::int32_t n_threads, std::uint8_t* states) {
+    return status_of([&] {
+        require_range(n, 0, largest_count);
+        const cellrt::StarMesh3D mesh = checked_mesh(rays, n_rays, faces, n_faces);
+        require_array(prob, n);
+        require_array(dist, checked_product({n, n_rays}));
+        require_array(points, n);
+        require_array(is_open, n);
+        require(nms_thresh >= 0.0f && nms_thresh <= 1.0f);
+        require(max_work >= 0);
+        require_threads(n_threads);
+        require_array(states, n);
+        require(n <= most_polyhedra, CELLRT_ERROR_CAPACITY);
+        cellrt::star_settle_3d(prob, dist, points, n, mesh, is_open, nms_thresh, max_work, cancel, n_threads, states);
     });
 }
 

@@ -16,6 +16,10 @@
 // The voxels of a polyhedron are bits (star_polyhedron_3d.cpp), found slice by slice as they are needed, from the middle
 // of the common box outwards. A candidate's are found once; of the kept polyhedra each thread remembers a few, for
 // candidates next to each other meet the same one. Nothing else about a polyhedron is kept but its summary.
+//
+// Where more candidates may come (star_settle_3d), there are three outcomes. One that such may overlap, or that an undecided
+// one suppresses, is undecided, unless one that is kept for certain suppresses it. Undecided ones are put among the kept,
+// marked.
 #include "star_nms_3d.hpp"
 
 #include <algorithm>
@@ -42,6 +46,10 @@ constexpr std::int64_t looks_per_unit = 8;        // cells and boxes that take a
 constexpr std::int64_t uncounted_work = 1 << 16;  // threads add up what they did now and then
 constexpr std::int64_t most_bits = 1 << 20;       // of a polyhedron that is held as a whole: 128 KiB
 constexpr std::int64_t never = INT64_MAX;
+
+// Outcomes of star_settle_3d.
+constexpr std::uint8_t dropped = CELLRT_STAR_DROPPED, kept_for_certain = CELLRT_STAR_KEPT,
+                       undecided = CELLRT_STAR_UNDECIDED;
 
 using Index = std::uint32_t;  // of a candidate
 constexpr std::uint32_t none = UINT32_MAX;
@@ -317,8 +325,9 @@ public:
         : prob_(prob), dist_(dist), points_(points), n_(n), mesh_(mesh), nms_thresh_(nms_thresh), max_work_(max_work),
           cancel_(cancel) {}
 
-    // The survivors, best first.
-    std::vector<Index> run(int n_threads);
+    // The survivors, best first. `is_open` is null, or tells the candidates that some not given may overlap: then states,
+    // n, become StarState.
+    std::vector<Index> run(const std::uint8_t* is_open, int n_threads, std::uint8_t* states);
 
 private:
     void poll() const {
@@ -336,7 +345,11 @@ private:
     double shared_volume(std::uint32_t index, Index candidate, double enough, bool of_hulls, Scratch& scratch) const;
     std::int64_t count_shared_up_to(std::uint32_t index, Index candidate, const VoxelBox& box, std::int64_t most,
                                     std::int64_t least, Scratch& scratch) const;
-    std::uint32_t suppressor_of(Index candidate, std::uint32_t first_kept, std::uint32_t likely, Scratch& scratch);
+    std::uint32_t suppressor_of(Index candidate, std::uint32_t first_kept, std::uint32_t likely, bool is_certain,
+                                Scratch& scratch);
+    bool is_undecided(Index candidate, std::uint32_t first_kept, Scratch& scratch) {
+        return n_uncertain_ > 0 && suppressor_of(candidate, first_kept, none, false, scratch) != none;
+    }
     void count(Scratch& scratch) {
         const std::int64_t work = std::exchange(scratch.work, 0);
         require(work_.fetch_add(work, std::memory_order_relaxed) + work <= max_work_, CELLRT_ERROR_CAPACITY);
@@ -356,6 +369,8 @@ private:
     std::vector<Index> ranked_;
     std::vector<Summary> summaries_;
     KeptPolyhedra kept_;
+    std::vector<std::uint8_t> is_certain_;  // of those: 0 where it is undecided
+    std::size_t n_uncertain_ = 0;           // of those
     std::atomic<std::int64_t> work_{0};
     std::mutex scratch_mutex_;
     std::vector<std::unique_ptr<Scratch>> free_scratch_;
@@ -531,9 +546,9 @@ std::int64_t Suppression::count_shared_up_to(std::uint32_t index, Index candidat
     return total;
 }
 
-// The index of a polyhedron kept from `first_kept` on that suppresses the candidate, or `none`. The one at `likely`, if
-// there is one, is compared first, then the others, the closest first.
-std::uint32_t Suppression::suppressor_of(Index candidate, std::uint32_t first_kept, std::uint32_t likely,
+// The index of a polyhedron kept from `first_kept` on, for certain or not, that suppresses the candidate, or `none`. The one
+// at `likely`, if there is one, is compared first, then the others, the closest first.
+std::uint32_t Suppression::suppressor_of(Index candidate, std::uint32_t first_kept, std::uint32_t likely, bool is_certain,
                                          Scratch& scratch) {
     poll();
     scratch.own_is_placed = false;
@@ -544,7 +559,8 @@ std::uint32_t Suppression::suppressor_of(Index candidate, std::uint32_t first_ke
     const std::int32_t* const at = points_ + 3 * std::size_t{candidate};
     const std::int64_t n_looks = kept_.visit_near(box, first_kept, [&](std::uint32_t index) {
         const Index other = kept_[index];
-        if (index == likely || !overlap(summaries_[other].box, box)) return;
+        if (index == likely || (is_certain_[index] != 0) != is_certain) return;
+        if (!overlap(summaries_[other].box, box)) return;
         std::int64_t squared = 0;
         for (std::size_t axis = 0; axis < 3; ++axis) {
             const std::int64_t away = std::int64_t{points_[3 * std::size_t{other} + axis]} - at[axis];
@@ -580,13 +596,18 @@ void Suppression::return_scratch(std::unique_ptr<Scratch> scratch) {
     free_scratch_.push_back(std::move(scratch));
 }
 
-std::vector<Index> Suppression::run(int n_threads) {
+std::vector<Index> Suppression::run(const std::uint8_t* is_open, int n_threads, std::uint8_t* states) {
     // Chunks become longer, as more is kept: what conflicts within one stays little.
     constexpr std::size_t shortest = 64, growth = 1;
     rank();
     summarise(n_threads);
     std::vector<Index> survivors, chunk;
-    std::vector<std::uint8_t> is_suppressed(static_cast<std::size_t>(n_));
+    std::vector<std::uint8_t> own_states;
+    if (!states) {
+        own_states.resize(static_cast<std::size_t>(n_));
+        states = own_states.data();
+    }
+    std::fill(states, states + n_, kept_for_certain);  // until something else is found
     const std::unique_ptr<Scratch> own_scratch = take_scratch();
     for (std::size_t begin = 0, end; begin < ranked_.size(); begin = end) {
         end = std::min(ranked_.size(), begin + std::max(shortest, growth * begin));
@@ -605,9 +626,13 @@ std::vector<Index> Suppression::run(int n_threads) {
                 for (std::int64_t i = from; i < to; ++i) {
                     const Index candidate = chunk[static_cast<std::size_t>(i)];
                     std::uint32_t& last = scratch->last.near(points_ + 3 * std::size_t{candidate});
-                    const std::uint32_t suppressor = suppressor_of(candidate, 0, last, *scratch);
-                    is_suppressed[candidate] = suppressor != none;
-                    if (suppressor != none) last = suppressor;
+                    const std::uint32_t suppressor = suppressor_of(candidate, 0, last, true, *scratch);
+                    if (suppressor != none) {
+                        states[candidate] = dropped;
+                        last = suppressor;
+                    } else if ((is_open && is_open[candidate]) || is_undecided(candidate, 0, *scratch)) {
+                        states[candidate] = undecided;
+                    }
                 }
                 count(*scratch);
                 return_scratch(std::move(scratch));
@@ -615,12 +640,21 @@ std::vector<Index> Suppression::run(int n_threads) {
         }
         for (std::size_t i = begin; i < end; ++i) {
             const Index candidate = ranked_[i];
-            if (is_suppressed[candidate]) continue;
-            if (suppressor_of(candidate, n_before, none, *own_scratch) != none) continue;
-            survivors.push_back(candidate);
+            if (states[candidate] == dropped) continue;
+            if (suppressor_of(candidate, n_before, none, true, *own_scratch) != none) {
+                states[candidate] = dropped;
+                continue;
+            }
+            if ((is_open && is_open[candidate]) ||
+                (states[candidate] == kept_for_certain && is_undecided(candidate, n_before, *own_scratch)))
+                states[candidate] = undecided;
+            const bool is_certain = states[candidate] == kept_for_certain;
+            if (is_certain) survivors.push_back(candidate);
             // One whose box has no volume overlaps nothing.
-            if (overlap(summaries_[candidate].box, summaries_[candidate].box))
-                kept_.add(candidate, summaries_[candidate].box);
+            if (!overlap(summaries_[candidate].box, summaries_[candidate].box)) continue;
+            is_certain_.push_back(is_certain);
+            n_uncertain_ += !is_certain;
+            kept_.add(candidate, summaries_[candidate].box);
         }
         count(*own_scratch);
     }
@@ -646,9 +680,17 @@ void star_nms_3d(const float* prob, const float* dist, const std::int32_t* point
                  int n_threads, std::int64_t* n_kept, std::int64_t* kept) {
     check_candidates(prob, dist, points, n, mesh.n_rays, n_threads);
     Suppression suppression(prob, dist, points, n, mesh, nms_thresh, max_work, cancel);
-    const std::vector<Index> survivors = suppression.run(n_threads);
+    const std::vector<Index> survivors = suppression.run(nullptr, n_threads, nullptr);
     std::copy(survivors.begin(), survivors.end(), kept);
     *n_kept = static_cast<std::int64_t>(survivors.size());
+}
+
+void star_settle_3d(const float* prob, const float* dist, const std::int32_t* points, std::int64_t n,
+                    const StarMesh3D& mesh, const std::uint8_t* is_open, float nms_thresh, std::int64_t max_work,
+                    const std::int32_t* cancel, int n_threads, std::uint8_t* states) {
+    check_candidates(prob, dist, points, n, mesh.n_rays, n_threads);
+    Suppression suppression(prob, dist, points, n, mesh, nms_thresh, max_work, cancel);
+    suppression.run(is_open, n_threads, states);
 }
 
 }  // namespace cellrt

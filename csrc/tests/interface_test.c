@@ -184,6 +184,23 @@ static void test_polyhedra(void) {
     CHECK(cellrt_star_nms_3d(prob, dist, points, 3, octahedron_rays, 6, octahedron_faces, 0, 0.3f, 100000, NULL, 1, &n_kept,
                              kept) == CELLRT_ERROR_ARGUMENT);
 
+    const uint8_t strongest_is_open[3] = {0, 1, 0}, weakest_is_open[3] = {1, 0, 0};
+    uint8_t states[3];
+    CHECK(cellrt_star_settle_3d(prob, dist, points, 3, octahedron_rays, 6, octahedron_faces, 8, strongest_is_open, 0.3f,
+                                100000, NULL, 2, states) == CELLRT_OK);
+    CHECK(states[0] == CELLRT_STAR_UNDECIDED && states[1] == CELLRT_STAR_UNDECIDED && states[2] == CELLRT_STAR_KEPT);
+    CHECK(cellrt_star_settle_3d(prob, dist, points, 3, octahedron_rays, 6, octahedron_faces, 8, weakest_is_open, 0.3f,
+                                100000, NULL, 1, states) == CELLRT_OK);
+    CHECK(states[0] == CELLRT_STAR_DROPPED && states[1] == CELLRT_STAR_KEPT && states[2] == CELLRT_STAR_KEPT);
+    CHECK(cellrt_star_settle_3d(NULL, NULL, NULL, 0, octahedron_rays, 6, octahedron_faces, 8, NULL, 0.3f, 0, NULL, 1, NULL) ==
+          CELLRT_OK);
+    CHECK(cellrt_star_settle_3d(prob, dist, points, 3, octahedron_rays, 6, octahedron_faces, 8, NULL, 0.3f, 100000, NULL, 1,
+                                states) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_star_settle_3d(prob, dist, points, 3, octahedron_rays, 6, octahedron_faces, 8, weakest_is_open, 0.3f, 3,
+                                NULL, 1, states) == CELLRT_ERROR_CAPACITY);
+    CHECK(cellrt_star_settle_3d(prob, dist, points, 3, octahedron_rays, 6, octahedron_faces, 8, weakest_is_open, 0.3f,
+                                100000, &cancel, 1, states) == CELLRT_ERROR_CANCELLED);
+
     /* The octahedron |z| + |y| + |x| <= 3.5 around (5, 5, 5): 7 layers of 1, 5, 13, 25, 13, 5, 1 voxels. */
     static int32_t labels[11 * 11 * 11], block[2 * 3 * 4];
     const float centres[9] = {5, 5, 5, 5, 6, 5, 5, 5, 12};

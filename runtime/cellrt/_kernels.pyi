@@ -13,6 +13,9 @@ ERROR_INTERNAL: int
 ERROR_DATA: int
 DYNAMICS_V3: int
 DYNAMICS_V4: int
+STAR_DROPPED: int
+STAR_KEPT: int
+STAR_UNDECIDED: int
 POLYHEDRON_FULL: int
 POLYHEDRON_KERNEL: int
 POLYHEDRON_HULL: int
@@ -268,3 +271,15 @@ def star_nms_3d(
     n_threads: int,
     kept: NDArray[np.int64],
 ) -> tuple[int, int]: ...
+def star_settle_3d(
+    prob: NDArray[np.float32],
+    dist: NDArray[np.float32],
+    points: NDArray[np.int32],
+    rays: NDArray[np.float32],
+    faces: NDArray[np.int32],
+    is_open: NDArray[np.uint8],
+    nms_thresh: float,
+    max_work: int,
+    n_threads: int,
+    states: NDArray[np.uint8],
+) -> int: ...

@@ -94,6 +94,18 @@ def normalize_volume(
     """Normalise, cast and pad a volume (C, Z, Y, X) to (C, z, y, x); the rest as in `normalize`."""
     with np.errstate(over="ignore"):
         low, divisor = _range(pixels, spec, threads)
+    return scaled_volume(pixels, low, divisor, out_shape=out_shape, threads=threads)
+
+
+def scaled_volume(
+    pixels: NDArray[Any],
+    low: NDArray[np.float32],
+    divisor: NDArray[np.float32],
+    *,
+    out_shape: tuple[int, int, int],
+    threads: int,
+) -> NDArray[np.float32]:
+    """(volume - low) / divisor, channel by channel, cast and padded; the rest as in `normalize_volume`."""
     n_z, (depth, *sides) = pixels.shape[1], out_shape
     out_planes = (sides[0], sides[1])
     volume: NDArray[np.float32] | None = None

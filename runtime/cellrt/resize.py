@@ -52,14 +52,8 @@ def zoom_linear(image: NDArray[np.float32], scale: tuple[float, float]) -> NDArr
 
 def zoom_linear_3d(volume: NDArray[np.float32], scale: tuple[float, float, float]) -> NDArray[np.float32]:
     """Rescale a volume, float32 (C, Z, Y, X), by factors (z, y, x) as `zoom_linear` does an image."""
-    front, back, front_weight, back_weight = _interpolation(volume.shape[1], scale[0])
-    rows, columns = _interpolation(volume.shape[2], scale[1]), _interpolation(volume.shape[3], scale[2])
-    zoomed = np.empty((len(volume), len(front), len(rows[0]), len(columns[0])), np.float32)
-    for channel, out in zip(volume, zoomed, strict=True):
-        for z, plane in enumerate(out):
-            pair = ((channel[front[z]], front_weight[z]), (channel[back[z]], back_weight[z]))
-            _zoom_plane(pair, rows, columns, plane)
-    return zoomed
+    planes, rows, columns = map(_interpolation, volume.shape[1:], scale)
+    return _zoom_3d(volume, planes, rows, columns)
 
 
 def zoom_source(side: int, factor: float, span: tuple[int, int]) -> tuple[int, int]:
@@ -88,12 +82,20 @@ def zoom_linear_part(
     spans : ((begin, end), (begin, end))
         The window in the result, along y and x.
     """
-    tables = []
-    for side, factor, (begin, end) in zip(shape, scale, spans, strict=True):
-        before, after, first, second = _interpolation(side, factor)
-        origin = before[begin]
-        tables.append((before[begin:end] - origin, after[begin:end] - origin, first[begin:end], second[begin:end]))
-    return _zoom(part, tables[0], tables[1])
+    rows, columns = map(_interpolation_part, shape, scale, spans)
+    return _zoom(part, rows, columns)
+
+
+def zoom_linear_part_3d(
+    part: NDArray[np.float32],
+    scale: tuple[float, float, float],
+    *,
+    shape: tuple[int, int, int],
+    spans: tuple[tuple[int, int], tuple[int, int], tuple[int, int]],
+) -> NDArray[np.float32]:
+    """What `zoom_linear_3d` gives in a window of its result, as `zoom_linear_part` does for an image."""
+    planes, rows, columns = map(_interpolation_part, shape, scale, spans)
+    return _zoom_3d(part, planes, rows, columns)
 
 
 def _zoom(image: NDArray[np.float32], rows: _Table, columns: _Table) -> NDArray[np.float32]:
@@ -101,6 +103,17 @@ def _zoom(image: NDArray[np.float32], rows: _Table, columns: _Table) -> NDArray[
     zoomed = np.empty((len(image), len(rows[0]), len(columns[0])), np.float32)
     for plane, out in zip(image, zoomed, strict=True):
         _zoom_plane([(plane, None)], rows, columns, out)
+    return zoomed
+
+
+def _zoom_3d(volume: NDArray[np.float32], planes: _Table, rows: _Table, columns: _Table) -> NDArray[np.float32]:
+    """The same with the two neighbours that each plane has."""
+    front, back, front_weight, back_weight = planes
+    zoomed = np.empty((len(volume), len(front), len(rows[0]), len(columns[0])), np.float32)
+    for channel, out in zip(volume, zoomed, strict=True):
+        for z, plane in enumerate(out):
+            pair = ((channel[front[z]], front_weight[z]), (channel[back[z]], back_weight[z]))
+            _zoom_plane(pair, rows, columns, plane)
     return zoomed
 
 
@@ -137,6 +150,13 @@ def _interpolation(side: int, factor: float) -> _Table:
     first = 1 - (positions - before)
     second = 1 - first  # not the position's own fraction: scipy makes the weights add up to 1 this way
     return before, np.minimum(before + 1, side - 1), np.where(inside, first, 0), np.where(inside, second, 0)
+
+
+def _interpolation_part(side: int, factor: float, span: tuple[int, int]) -> _Table:
+    """The same of a span of new samples, for the part of the axis that `zoom_source` says."""
+    before, after, first, second = _interpolation(side, factor)
+    inside, origin = slice(*span), before[span[0]]
+    return before[inside] - origin, after[inside] - origin, first[inside], second[inside]
 
 
 def resize_linear(planes: NDArray[np.float32], shape: tuple[int, int], *, threads: int) -> NDArray[np.float32]:

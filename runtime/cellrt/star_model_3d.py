@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,9 +32,18 @@ from cellrt.stitch import place_3d
 from cellrt.stream import Route
 from cellrt.tile import Tile3D, checked_3d, padded, plan_3d
 
+if TYPE_CHECKING:
+    from cellrt.large.result import LargeInstances
+    from cellrt.large.source import Sliceable
+
 # A network of the usual width needs about 0.4 kB per voxel that it reads at once: 1.2 GB.
 MAX_TILE_VOXELS = 3_000_000
 _CANDIDATES_PER_SAMPLE = 0.1  # of the maps, in a volume full of cells
+# Of what the network needs for a tile of a volume larger than memory. With halos of 46 voxels, tiles of half the size
+# compute twice as many voxels in all.
+_LARGE_TILE_BYTES = 1_800_000_000
+_BYTES_PER_VOXEL = 500.0  # of models whose files do not tell
+_BESIDE_LARGE_TILES = 900_000_000  # bytes: candidates that wait, what they are decided with, and a slab of labels
 
 Factors = tuple[float, float, float]
 
@@ -129,6 +139,112 @@ class StarModel3D(Model):
         found = complete(work, self._network).instances
         assert found is not None
         return found
+
+    def segment_large(
+        self,
+        source: Sliceable,
+        sink: Any,
+        *,
+        axes: str | None = None,
+        channels: int | Sequence[int] | None = None,
+        normalize: Normalize = "model",
+        lowhigh: tuple[float, float] | None = None,
+        prob_thresh: float | None = None,
+        nms_thresh: float | None = None,
+        scale: float | Factors | None = None,
+        tile_voxels: int | None = None,
+        max_candidates: int = star_3d.MAX_CANDIDATES,
+        mode: str = "full",
+        overlap_label: int | None = None,
+        work: str | Path | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> LargeInstances:
+        """Find the objects of a volume that need not fit in memory, and write their labels block by block.
+
+        The cells and their labels are those of `segment` on the whole volume, apart from float rounding in the network,
+        and from one bound of the suppression: StarDist stretches spheres by the mean sides of all candidates' boxes,
+        and here these are means of the candidates that are decided together, a million or so.
+
+        Memory at the peak, with the `weights` and `bytes_per_pixel` of `manifest.memory`, in bytes:
+
+            85 MB + weights + bytes_per_pixel * (voxels of a tile)
+            + 8 * (n_rays + 20) * (candidates that wait) + 8 * (n_rays + 8) * (objects)
+            + 128 MB for a TIFF; 16 MB, or four bytes per voxel of a chunk, for other sinks
+
+        Candidates wait that lie in a row of tiles, or within twice the extent of the largest object from where more may
+        come; up to 42 million / (n_rays + 8) wait in any case. The volume's size as such does not matter.
+
+        Parameters
+        ----------
+        source : object with shape, dtype and slices
+            As `image` of `segment`: a memory map, a zarr or dask array, ... It is read twice, block by block; once if
+            no percentiles are needed, and three times or five if voxels have 32 or 64 bits.
+        sink : str, Path or array
+            A path that ends in .tif (OME-TIFF, BigTIFF, uint32, a tiled page per plane) or .zarr (uint32, chunks of
+            64 x 256 x 256; needs ``cellrt[screen]``), which appears when it is whole; or an array of int32, uint32 or
+            64-bit integers to assign blocks to.
+        axes, channels, normalize, prob_thresh, nms_thresh, scale, mode, overlap_label
+            As in `segment`. Percentiles are those of the whole volume. Only arrays of signed integers take a negative
+            `overlap_label`.
+        lowhigh : (float, float), optional
+            Grey values that become 0 and 1, instead of percentiles.
+        tile_voxels : int, optional
+            Most voxels that the network reads at once: fewer need less memory, and more time for what tiles have in
+            common. Default: what the network needs 1.8 GB for, or a memory limit of the model less 0.9 GB.
+        max_candidates : int
+            Most candidates that may wait to be decided, up to the default: more are an error, before memory ends.
+        work : str or Path, optional
+            Folder where finished tiles are kept until the run succeeds: 4 * (n_rays + 4) bytes per candidate. Default:
+            for a path, ``<sink>.progress``; for an array none, so that an interrupted run begins anew.
+        progress : callable, optional
+            Called with the numbers of finished and of all tiles after each tile.
+
+        Returns
+        -------
+        LargeInstances
+            With points (z, y, x) and `polyhedra`.
+
+        Raises
+        ------
+        ImageError, CapacityError
+            As `segment`.
+        FileError
+            If the sink or the work folder cannot be written, or holds something else, or the disk is full: then the
+            same call continues once there is space.
+        """
+        from cellrt.large import star as large  # here: most users never need it
+        from cellrt.large.source import require_tile_pixels
+
+        head, spec, limit = self.head, self.manifest.tile, self._memory
+        if isinstance(max_candidates, bool) or not 1 <= max_candidates <= star_3d.MAX_CANDIDATES:
+            raise CellrtError(f"expected max_candidates from 1 to {star_3d.MAX_CANDIDATES}, got {max_candidates!r}")
+        memory = self.manifest.memory
+        most = int(_LARGE_TILE_BYTES / (_BYTES_PER_VOXEL if memory is None else memory.bytes_per_pixel))
+        if limit is not None:
+            least = math.prod(4 * side for side in padded(triple(spec.halo), triple(spec.multiple)))
+            most = max(limit.pixels(_BESIDE_LARGE_TILES), min(least, most))
+        run = large.StarRun(
+            axes=axes,
+            channels=channels,
+            normalize=asked_for(normalize, self._normalize),
+            lowhigh=None if lowhigh is None else large.require_pair(lowhigh),
+            prob_thresh=head.prob_thresh if prob_thresh is None else prob_thresh,
+            nms_thresh=head.nms_thresh if nms_thresh is None else nms_thresh,
+            factors=_factors(scale, None),
+            tile_pixels=most if tile_voxels is None else require_tile_pixels(tile_voxels, most, name="tile_voxels"),
+            max_candidates=max_candidates,
+            threads=self._threads,
+            painting=star_3d.Painting(mode, overlap_label),
+        )
+        return large.segment(
+            source,
+            sink,
+            manifest=self.manifest,
+            network=self._network,
+            run=run,
+            work=work,
+            progress=progress,
+        )
 
     def predict(
         self,

@@ -45,6 +45,11 @@ class Tile:
         """What it reads, axis by axis."""
         return self.read_y, self.read_x
 
+    @property
+    def keeps(self) -> tuple[Span, ...]:
+        """What it keeps, axis by axis."""
+        return self.keep_y, self.keep_x
+
     def window(self, grid: tuple[int, int]) -> Window:
         """What the tile keeps, in samples of its own maps; `grid` is the pixels per sample (y, x)."""
         (top, left), (gy, gx) = self.origin, grid
@@ -82,6 +87,11 @@ class Tile3D:
     def reads(self) -> tuple[Span, ...]:
         """What it reads, axis by axis."""
         return self.read_z, self.read_y, self.read_x
+
+    @property
+    def keeps(self) -> tuple[Span, ...]:
+        """What it keeps, axis by axis."""
+        return self.keep_z, self.keep_y, self.keep_x
 
     def window(self, grid: tuple[int, int, int]) -> Window3D:
         """What the tile keeps, in samples of its own maps; `grid` is the voxels per sample (z, y, x)."""

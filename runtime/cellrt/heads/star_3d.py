@@ -6,7 +6,10 @@ the cells of StarDist 0.9.2's default (sparse) mode. Knows no files, sessions or
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -191,25 +194,7 @@ class Collector3D:
     def survivors(self) -> Candidates:
         """The candidates that no stronger one suppresses, in descending order of probability."""
         prob, dist, points, class_prob = self._all()
-        rays, faces = directions(self._spec)
-        try:
-            kept = kernels.star_nms_3d(
-                prob,
-                dist,
-                points,
-                rays,
-                faces,
-                nms_thresh=self._nms_thresh,
-                max_work=MAX_WORK_PER_CANDIDATE * max(self._n, 1024),
-                threads=self._threads,
-            )
-        except CapacityError as error:
-            raise CapacityError(
-                f"expected to suppress {self._n} candidates within {MAX_WORK_PER_CANDIDATE} steps each, got more with "
-                f"prob_thresh={self._prob_thresh:g} and nms_thresh={self._nms_thresh:g}; raise prob_thresh or lower "
-                "nms_thresh",
-                error.status,
-            ) from None
+        kept = suppress(self._spec, prob, dist, points, nms_thresh=self._nms_thresh, threads=self._threads)
         return prob[kept], dist[kept], points[kept], None if class_prob is None else class_prob[kept]
 
     def _all(self) -> Candidates:
@@ -252,6 +237,55 @@ class Collector3D:
 def directions(spec: Star3DSpec) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """The rays float32 (n_rays, 3), (z, y, x), and the faces int32 (n_faces, 3) between them."""
     return np.array(spec.rays.vertices, np.float32), np.array(spec.rays.faces, np.int32)
+
+
+def suppress(
+    spec: Star3DSpec,
+    prob: NDArray[np.float32],
+    dist: NDArray[np.float32],
+    points: NDArray[np.int32],
+    *,
+    nms_thresh: float,
+    threads: int,
+) -> NDArray[np.int64]:
+    """Which candidates no stronger one suppresses, in descending order of probability; equal ones in their order."""
+    options: dict[str, Any] = {"nms_thresh": nms_thresh, "max_work": _max_work(prob), "threads": threads}
+    with _bounded(len(prob), nms_thresh):
+        return kernels.star_nms_3d(prob, dist, points, *directions(spec), **options)
+
+
+def settle(
+    spec: Star3DSpec,
+    prob: NDArray[np.float32],
+    dist: NDArray[np.float32],
+    points: NDArray[np.int32],
+    is_open: NDArray[np.bool_],
+    *,
+    nms_thresh: float,
+    threads: int,
+) -> NDArray[np.uint8]:
+    """What becomes of candidates, as `kernels.star_settle_3d` has it, whatever others may come near the open ones."""
+    options: dict[str, Any] = {"nms_thresh": nms_thresh, "max_work": _max_work(prob), "threads": threads}
+    with _bounded(len(prob), nms_thresh):
+        return kernels.star_settle_3d(prob, dist, points, *directions(spec), is_open.view(np.uint8), **options)
+
+
+def _max_work(prob: NDArray[np.float32]) -> int:
+    """Of a suppression."""
+    return MAX_WORK_PER_CANDIDATE * max(len(prob), 1024)
+
+
+@contextlib.contextmanager
+def _bounded(n: int, nms_thresh: float) -> Iterator[None]:
+    """Say in the model's terms that a suppression of n candidates needs too much work."""
+    try:
+        yield
+    except CapacityError as error:
+        raise CapacityError(
+            f"expected to suppress {n} candidates within {MAX_WORK_PER_CANDIDATE} steps each, got more with "
+            f"nms_thresh={nms_thresh:g}; raise prob_thresh or lower nms_thresh",
+            error.status,
+        ) from None
 
 
 def polyhedra(spec: Star3DSpec, dist: NDArray[np.float32], *, scale: tuple[float, float, float]) -> Polyhedra:

@@ -38,7 +38,15 @@ from cellrt.kernels.star_2d import (
     star_nms_2d,
     star_outlines_2d,
 )
-from cellrt.kernels.star_3d import paint_polyhedra_3d, star_candidates_3d, star_nms_3d
+from cellrt.kernels.star_3d import (
+    STAR_DROPPED,
+    STAR_KEPT,
+    STAR_UNDECIDED,
+    paint_polyhedra_3d,
+    star_candidates_3d,
+    star_nms_3d,
+    star_settle_3d,
+)
 
 __all__ = [
     "ERROR_ARGUMENT",
@@ -47,6 +55,9 @@ __all__ = [
     "ERROR_DATA",
     "ERROR_INTERNAL",
     "ERROR_MEMORY",
+    "STAR_DROPPED",
+    "STAR_KEPT",
+    "STAR_UNDECIDED",
     "StarNms2D",
     "clean_labels_2d",
     "clean_labels_3d",
@@ -74,6 +85,7 @@ __all__ = [
     "star_nms_2d",
     "star_nms_3d",
     "star_outlines_2d",
+    "star_settle_3d",
     "usable_cores",
     "version",
 ]

@@ -24,6 +24,7 @@ from cellrt.kernels.native import (
 )
 
 _MAX_CANDIDATES = 2**22
+STAR_DROPPED, STAR_KEPT, STAR_UNDECIDED = _kernels.STAR_DROPPED, _kernels.STAR_KEPT, _kernels.STAR_UNDECIDED
 _MODES = {
     "full": _kernels.POLYHEDRON_FULL,
     "kernel": _kernels.POLYHEDRON_KERNEL,
@@ -150,31 +151,54 @@ def star_nms_3d(
     boxes, spheres, kernels and hulls, and counted voxels. With more threads the original's bounds by spheres depend on
     which thread comes first. Kernels and hulls are measured only where the count is close to the threshold (cellrt.h).
     """
-    check_array("prob", prob, np.float32, (-1,))
-    n = len(prob)
-    check_array("dist", dist, np.float32, (n, -1))
-    check_array("points", points, np.int32, (n, 3))
-    _check_mesh(rays, faces, dist.shape[1])
-    if n > _MAX_CANDIDATES:
-        raise CapacityError(
-            f"expected at most {_MAX_CANDIDATES} candidates, got {n}: raise prob_thresh or cut the volume into blocks",
-            ERROR_CAPACITY,
-        )
-    if not 0 <= nms_thresh <= 1:
-        raise KernelError(f"expected nms_thresh between 0 and 1, got {nms_thresh}", ERROR_ARGUMENT)
+    n = _check_candidates(prob, dist, points, rays, faces, nms_thresh)
     max_work = whole_number("max_work", max_work, 0, MAX_INT64)
     kept = np.empty(n, np.int64)
     status, n_kept = _kernels.star_nms_3d(
         prob, dist, points, rays, faces, nms_thresh, max_work, thread_count(threads), kept
     )
-    if status == ERROR_CAPACITY:
-        raise CapacityError(
-            f"expected at most {max_work} rows of voxels to compare, got more from {n} candidates: raise prob_thresh "
-            "or max_work",
-            status,
-        )
-    check_status(status, "star_nms_3d", "prob without NaN, 0 < dist <= 2^20 and points within 2^20 voxels, got others")
+    _check_suppressed(status, "star_nms_3d", n, max_work)
     return kept[:n_kept].copy()
+
+
+def star_settle_3d(
+    prob: NDArray[np.float32],
+    dist: NDArray[np.float32],
+    points: NDArray[np.int32],
+    rays: NDArray[np.float32],
+    faces: NDArray[np.int32],
+    is_open: NDArray[np.uint8],
+    *,
+    nms_thresh: float,
+    max_work: int,
+    threads: int,
+) -> NDArray[np.uint8]:
+    """What `star_nms_3d` decides about some candidates, whatever others may come.
+
+    Parameters
+    ----------
+    prob, dist, points, rays, faces
+        As of `star_nms_3d`; in the same order from call to call, for ties.
+    is_open : uint8 (n,)
+        1 where candidates that are not given may overlap this one, else 0.
+    nms_thresh, max_work, threads
+        As of `star_nms_3d`.
+
+    Returns
+    -------
+    uint8 (n,)
+        `STAR_DROPPED`, `STAR_KEPT` or `STAR_UNDECIDED`. Given again with those that came since, until none is open, the
+        undecided ones end as they would have among all candidates (but see cellrt.h about the bounds by spheres).
+    """
+    n = _check_candidates(prob, dist, points, rays, faces, nms_thresh)
+    check_array("is_open", is_open, np.uint8, (n,))
+    max_work = whole_number("max_work", max_work, 0, MAX_INT64)
+    states = np.empty(n, np.uint8)
+    status = _kernels.star_settle_3d(
+        prob, dist, points, rays, faces, is_open, nms_thresh, max_work, thread_count(threads), states
+    )
+    _check_suppressed(status, "star_settle_3d", n, max_work)
+    return states
 
 
 def paint_polyhedra_3d(
@@ -257,6 +281,41 @@ def paint_polyhedra_3d(
         status, "paint_polyhedra_3d", "0 < dist <= 2^20, points within 2^20 and vertices within 2^21 voxels, got others"
     )
     return labels
+
+
+def _check_candidates(
+    prob: NDArray[np.float32],
+    dist: NDArray[np.float32],
+    points: NDArray[np.int32],
+    rays: NDArray[np.float32],
+    faces: NDArray[np.int32],
+    nms_thresh: float,
+) -> int:
+    """Refuse what is no set of candidates to suppress; gives their number."""
+    check_array("prob", prob, np.float32, (-1,))
+    n = len(prob)
+    check_array("dist", dist, np.float32, (n, -1))
+    check_array("points", points, np.int32, (n, 3))
+    _check_mesh(rays, faces, dist.shape[1])
+    if n > _MAX_CANDIDATES:
+        raise CapacityError(
+            f"expected at most {_MAX_CANDIDATES} candidates, got {n}: raise prob_thresh or cut the volume into blocks",
+            ERROR_CAPACITY,
+        )
+    if not 0 <= nms_thresh <= 1:
+        raise KernelError(f"expected nms_thresh between 0 and 1, got {nms_thresh}", ERROR_ARGUMENT)
+    return n
+
+
+def _check_suppressed(status: int, function: str, n: int, max_work: int) -> None:
+    """Raise unless suppression succeeded."""
+    if status == ERROR_CAPACITY:
+        raise CapacityError(
+            f"expected at most {max_work} rows of voxels to compare, got more from {n} candidates: raise prob_thresh "
+            "or max_work",
+            status,
+        )
+    check_status(status, function, "prob without NaN, 0 < dist <= 2^20 and points within 2^20 voxels, got others")
 
 
 def _check_mesh(rays: NDArray[np.float32], faces: NDArray[np.int32], n_rays: int) -> None:

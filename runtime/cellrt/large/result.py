@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from cellrt.instances import Polyhedra
+
 
 @dataclass(frozen=True, eq=False)
 class LargeInstances:
@@ -14,14 +16,14 @@ class LargeInstances:
 
     Attributes
     ----------
-    shape : (int, int)
-        The image's sides (Y, X).
+    shape : (int, int) or (int, int, int)
+        The image's sides, (Y, X) or (Z, Y, X).
     scores : float32 (n,)
         Confidence in [0, 1], in descending order for star models.
-    points : float32 (n, 2)
-        A point (y, x) of each object, in pixels of the image.
+    points : float32 (n, 2) or (n, 3)
+        A point (y, x) or (z, y, x) of each object, in pixels of the image.
     outlines : (float32 (m, 2), int64 (n + 1,)) or None
-        Polygons as of `Instances`; None for flow models.
+        Polygons as of `Instances`; None for flow models and volumes.
     classes : int32 (n,) or None
     class_prob : float32 (n, n_classes + 1) or None
         As of `Instances`.
@@ -29,21 +31,24 @@ class LargeInstances:
         Tiles that the image was cut into.
     n_resumed : int
         Those that an interrupted run had finished before.
+    polyhedra : Polyhedra or None
+        As of `Instances`: of star models' volumes.
     """
 
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     scores: NDArray[np.float32] = field(repr=False)
     points: NDArray[np.float32] = field(repr=False)
     outlines: tuple[NDArray[np.float32], NDArray[np.int64]] | None = field(repr=False)
     classes: NDArray[np.int32] | None = field(repr=False)
     class_prob: NDArray[np.float32] | None = field(repr=False)
-    n_tiles: int
-    n_resumed: int
+    n_tiles: int = 0
+    n_resumed: int = 0
+    polyhedra: Polyhedra | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         """How many objects there are."""
         return len(self.scores)
 
     def __repr__(self) -> str:
-        height, width = self.shape
-        return f"LargeInstances({len(self)} objects in {height} x {width} pixels, {self.n_tiles} tiles)"
+        sides, unit = " x ".join(map(str, self.shape)), "pixels" if len(self.shape) == 2 else "voxels"
+        return f"LargeInstances({len(self)} objects in {sides} {unit}, {self.n_tiles} tiles)"

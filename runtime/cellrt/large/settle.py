@@ -4,6 +4,11 @@ A candidate's fate depends on the stronger ones that it touches, and theirs on s
 above a row are known, those whose chains end before they come near that row are decided, exactly as among all
 candidates of the image: survivors are set aside, the suppressed forgotten. What is left waits for the next rows. So
 memory grows with the image's width and its objects, not with its candidates, several dozens to an object.
+
+In volumes, where such chains go everywhere, the suppression itself tells what is decided (`kernels.star_settle_3d`):
+most candidates lie in objects that are kept for certain. Planes take the part of rows there, and in the layer of tiles
+that is under way what lies well before the end of its whole rows of tiles is decided as well: memory grows with the
+area of a plane.
 """
 
 from __future__ import annotations
@@ -16,13 +21,16 @@ from numpy.typing import NDArray
 
 from cellrt import kernels
 from cellrt.errors import CapacityError
+from cellrt.heads import star_3d
 from cellrt.heads.star import MAX_PAIRS_PER_CANDIDATE, Candidates
-from cellrt.manifest import StarSpec
+from cellrt.large.paint import extents
+from cellrt.manifest import Star3DSpec, StarSpec
 
 _CELL = 8  # pixels: whether polygons touch is decided on such a lattice, in favour of touching
-_LEAST_REACH = 128  # pixels
+_LEAST_REACH = {2: 128, 3: 16}  # pixels, of images with so many axes
 _LONGEST_RAY = 512  # pixels: polygons of longer ones cover so much of the lattice that waiting is cheaper
-_ENOUGH = 1 << 20  # candidates, 160 MB at 32 rays: fewer may wait, as deciding takes longer near rows to come
+# Candidates of 32 rays, 160 MB, or as much of more rays: fewer may wait, as deciding takes longer near rows to come.
+_ENOUGH = 1 << 20
 _LEVELS = 64  # of probability: candidates of a level are looked at together
 
 
@@ -35,9 +43,9 @@ class Settler:
 
     Parameters
     ----------
-    spec : StarSpec
+    spec : StarSpec or Star3DSpec
     nms_thresh : float
-        As for `heads.star.Collector`.
+        As for the head's `Collector`.
     max_candidates : int
         Most candidates that wait at a time.
     along : bool
@@ -46,24 +54,31 @@ class Settler:
         0: all usable cores.
     """
 
-    def __init__(self, spec: StarSpec, *, nms_thresh: float, max_candidates: int, along: bool, threads: int) -> None:
+    def __init__(
+        self, spec: StarSpec | Star3DSpec, *, nms_thresh: float, max_candidates: int, along: bool, threads: int
+    ) -> None:
         self._along = along
         self._spec, self._nms_thresh, self._max, self._threads = spec, nms_thresh, max_candidates, threads
-        angles = np.arange(spec.n_rays) * (2 * np.pi / spec.n_rays)
-        self._directions = np.stack([np.sin(angles), np.cos(angles)]).astype(np.float32)
+        if isinstance(spec, StarSpec):
+            angles = np.arange(spec.n_rays) * (2 * np.pi / spec.n_rays)
+            self._rays = np.stack([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
+        else:
+            self._rays, _ = star_3d.directions(spec)
         self._waiting: list[_Group] = []
         self._survivors: list[_Group] = []
         self._none = self._group(
             (
                 np.zeros(0, np.float32),
                 np.zeros((0, spec.n_rays), np.float32),
-                np.zeros((0, 2), np.int32),
+                np.zeros((0, self._rays.shape[1]), np.int32),
                 np.zeros((0, spec.n_class_channels), np.float32) if spec.n_class_channels else None,
             )
         )
-        self._enough = _ENOUGH
+        self._enough = self._least_enough()
         self._longest = 0.0  # ray so far, pixels
+        self._reach = np.zeros(2, np.int64)  # farthest along the first two axes so far, pixels
         self._settled = -(1 << 40)  # no polygon that is still to come may reach rows before this
+        self._corners: list[tuple[int, int]] = []  # nor what is before both of such numbers along the first two axes
 
     def add(self, candidates: Candidates) -> None:
         """Take the candidates of a tile.
@@ -83,25 +98,36 @@ class Settler:
             )
         if len(group):
             self._longest = max(self._longest, float(group.dist.max()))
-            if self._along and (self._longest > _LONGEST_RAY or group.boxes[:, 0].min() < self._settled):
+            first = group.boxes[:, :2]
+            self._reach = np.maximum(self._reach, (group.points[:, :2] - first).max(axis=0))
+            is_long = isinstance(self._spec, StarSpec) and self._longest > _LONGEST_RAY
+            if self._along and (is_long or self._is_settled(first).any()):
                 raise LongRaysError
             self._waiting.append(group)
 
-    def settle(self, boundary: int) -> None:
-        """Decide what can be decided when all candidates above a row are known, if there is enough of it."""
+    def settle(self, boundary: int, corner: tuple[int, int] | None = None) -> None:
+        """Decide what can be decided, if there is enough of it.
+
+        Parameters
+        ----------
+        boundary : int
+            All candidates above this row, or plane, are known.
+        corner : (int, int), optional
+            So are those that lie before both of these along the first two axes.
+        """
         if not self._along or sum(len(one) for one in self._waiting) <= self._enough:
             return
-        waiting = self._all_waiting()
-        # Twice the longest ray so far: a longer one is noticed when it comes.
-        self._settled = max(self._settled, boundary - max(_LEAST_REACH, int(2 * self._longest) + 2))
-        lattice = _Lattice(waiting)
-        is_open = _open(waiting, lattice, self._settled)
-        kept = self._suppress(waiting, np.flatnonzero(~is_open))
-        # A survivor waits as long as it may have to suppress others that do.
-        is_near = lattice.highest(kept) > -np.inf
-        self._survivors.append(waiting.take(kept[~is_near]))
-        self._waiting = [waiting.take(np.concatenate([np.flatnonzero(is_open), kept[is_near]]))]
-        self._enough = max(_ENOUGH, 2 * len(self._waiting[0]))
+        n_axes = self._rays.shape[1]
+        # Twice as far as any has reached so far: one that reaches farther is noticed when it comes.
+        reach = np.maximum(_LEAST_REACH[n_axes], 2 * self._reach + 2).tolist()
+        self._settled = max(self._settled, boundary - reach[0])
+        if corner is not None:
+            self._corners.append((corner[0] - reach[0], corner[1] - reach[1]))
+        self._corners = [one for one in self._corners if one[0] > self._settled]
+        done, left = self._decide_2d() if n_axes == 2 else self._decide_3d()
+        self._survivors.append(done)
+        self._waiting = [left]
+        self._enough = max(self._least_enough(), 2 * len(left))
 
     def survivors(self) -> Candidates:
         """All survivors, best first; equal ones by rows. To be asked for when there are no more candidates."""
@@ -109,8 +135,46 @@ class Settler:
             waiting = self._all_waiting()
             self._survivors.append(waiting.take(self._suppress(waiting, np.arange(len(waiting)))))
         every = _concatenated([self._none, *self._survivors])
-        every = every.take(np.lexsort((every.points[:, 1], every.points[:, 0], -every.prob)))
+        every = every.take(np.lexsort((*every.points.T[::-1], -every.prob)))
         return every.prob, every.dist, every.points, every.class_prob
+
+    def _decide_2d(self) -> tuple[_Group, _Group]:
+        """Survivors that have no more to suppress, and those that go on to wait."""
+        waiting = self._all_waiting()
+        lattice = _Lattice(waiting)
+        is_open = _open(waiting, lattice, self._settled)
+        kept = self._suppress(waiting, np.flatnonzero(~is_open))
+        # A survivor waits as long as it may have to suppress others that do.
+        is_near = lattice.highest(kept) > -np.inf
+        return waiting.take(kept[~is_near]), waiting.take(np.concatenate([np.flatnonzero(is_open), kept[is_near]]))
+
+    def _decide_3d(self) -> tuple[_Group, _Group]:
+        """The same. What a survivor suppresses goes at once: it never waits."""
+        assert isinstance(self._spec, Star3DSpec)
+        waiting = self._all_waiting()
+        waiting = waiting.take(np.lexsort(waiting.points.T[::-1]))  # equal ones count in row-major order
+        states = star_3d.settle(
+            self._spec,
+            waiting.prob,
+            waiting.dist,
+            waiting.points,
+            ~self._is_settled(waiting.boxes[:, 3:5]),
+            nms_thresh=self._nms_thresh,
+            threads=self._threads,
+        )
+        done, left = (np.flatnonzero(states == state) for state in (kernels.STAR_KEPT, kernels.STAR_UNDECIDED))
+        return waiting.take(done), waiting.take(left)
+
+    def _is_settled(self, pixels: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Which pixels, told by the first two coordinates of each, nothing that is still to come may reach."""
+        is_settled = pixels[:, 0] < self._settled
+        for first, second in self._corners:
+            is_settled |= (pixels[:, 0] < first) & (pixels[:, 1] < second)
+        return is_settled
+
+    def _least_enough(self) -> int:
+        """Candidates that may wait in any case."""
+        return _ENOUGH * 40 // (self._spec.n_rays + 8)  # each has 8 numbers beside its rays
 
     def _all_waiting(self) -> _Group:
         """Those that wait, handed over."""
@@ -120,8 +184,11 @@ class Settler:
     def _suppress(self, group: _Group, which: NDArray[np.int64]) -> NDArray[np.int64]:
         """Which of some candidates survive among themselves."""
         # Equal ones count in row-major order.
-        which = which[np.lexsort((group.points[which, 1], group.points[which, 0]))]
+        which = which[np.lexsort(group.points[which].T[::-1])]
         some = group.take(which)
+        if isinstance(self._spec, Star3DSpec):
+            options: dict[str, Any] = {"nms_thresh": self._nms_thresh, "threads": self._threads}
+            return which[star_3d.suppress(self._spec, some.prob, some.dist, some.points, **options)]
         try:
             kept = kernels.star_nms_2d(
                 some.prob,
@@ -142,12 +209,9 @@ class Settler:
     def _group(self, candidates: Candidates) -> _Group:
         """Candidates with their boxes."""
         prob, dist, points, class_prob = candidates
-        boxes = np.empty((len(prob), 4), np.int32)
-        for axis, direction in enumerate(self._directions):
-            along = dist * direction
-            # The suppression cuts vertices off to whole pixels; a pixel more than that.
-            boxes[:, axis] = np.floor(along.min(axis=1, initial=0)) + points[:, axis] - 2
-            boxes[:, axis + 2] = np.ceil(along.max(axis=1, initial=0)) + points[:, axis] + 2
+        low, high = extents(dist, self._rays)
+        # The suppression cuts vertices off to whole pixels, or rounds them; a pixel more than that.
+        boxes = np.concatenate([np.floor(low) + points - 2, np.ceil(high) + points + 2], axis=1).astype(np.int32)
         return _Group(prob, dist, points, class_prob, boxes)
 
 
@@ -163,7 +227,7 @@ class _Group:
         boxes: NDArray[np.int32],
     ) -> None:
         self.prob, self.dist, self.points, self.class_prob = prob, dist, points, class_prob
-        self.boxes = boxes  # (n, 4) y_first, x_first, y_last, x_last: no vertex lies outside
+        self.boxes = boxes  # (n, 4 or 6) (z_first,) y_first, x_first, (z_last,) y_last, x_last: no vertex lies outside
 
     def __len__(self) -> int:
         return len(self.prob)

@@ -1,12 +1,14 @@
 """Labels out, block by block: a tiled TIFF, a zarr array, or any object that slices can be assigned to.
 
-Files appear whole or not at all: they are written under a temporary name and renamed. Only label images of cellrt are
-replaced. Knows nothing of how labels come about: `Sink.write` asks for them, block by block in row-major order.
+Planes and volumes: everything here has 2 or 3 axes. Files appear whole or not at all: they are written under a
+temporary name and renamed. Only label images of cellrt are replaced. Knows nothing of how labels come about:
+`Sink.write` asks for them, block by block in row-major order.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import uuid
@@ -20,16 +22,21 @@ from numpy.typing import NDArray
 
 from cellrt.errors import CellrtError, FileError
 from cellrt.large.files import require_zarr
-from cellrt.large.source import chunk_shape
+from cellrt.large.source import boxes, chunk_shape
+from cellrt.memory import written
 from cellrt.readers import require
-from cellrt.tile import Span
 from cellrt.write import replacing, sweep
+from cellrt.write.labels import LABELS_MARK, as_ome
 
-Paint = Callable[[Span, Span], NDArray[np.int32]]  # rows and columns -> the labels there
+Paint = Callable[..., NDArray[np.int32]]  # a span for each axis -> the labels there
 
 _TIFF_TILE = 512  # pixels
-_BLOCK = 1024  # pixels: side of a zarr chunk, and of what an object gets that does not tell its chunks
+_TIFF_SLAB = 1 << 25  # voxels of a volume, 128 MB, that are painted at once before they are written plane by plane
+# Sides of a zarr chunk, and of what an object gets that does not tell its chunks: 4 MB and 16 MB of labels.
+_BLOCK = {2: (1024, 1024), 3: (64, 256, 256)}
 _MARK = "cellrt"
+_DEFLATE = 1032  # bytes that deflate makes one of, at best
+_AXES = "ZYX"
 
 
 class Sink(ABC):
@@ -37,58 +44,76 @@ class Sink(ABC):
 
     Attributes
     ----------
-    block : (int, int)
-        Sides (y, x) of the blocks that `write` asks for; at the far edges they are smaller.
+    shape : (int, int) or (int, int, int)
+        Of the image.
+    block : (int, int) or (int, int, int)
+        Sides of the blocks that `write` asks for; at the far edges they are smaller.
+    is_signed : bool
+        Whether it takes negative labels.
     """
 
-    def __init__(self, shape: tuple[int, int], block: tuple[int, int]) -> None:
-        self.shape, self.block = shape, block
+    def __init__(self, shape: tuple[int, ...], block: tuple[int, ...], *, is_signed: bool = False) -> None:
+        self.shape, self.block, self.is_signed = shape, block, is_signed
 
     @abstractmethod
     def write(self, paint: Paint) -> None:
         """Ask for the labels of each block, in row-major order, and keep them."""
 
-    def _windows(self) -> Iterator[tuple[Span, Span]]:
-        """Rows and columns of the blocks."""
-        (n_y, n_x), (height, width) = self.shape, self.block
-        for y in range(0, n_y, height):
-            for x in range(0, n_x, width):
-                yield (y, min(n_y, y + height)), (x, min(n_x, x + width))
-
 
 class _Tiff(Sink):
-    """A BigTIFF of uint32 tiles, deflate."""
+    """A BigTIFF of uint32 tiles, deflate; of a volume OME-TIFF, plane after plane."""
 
-    def __init__(self, path: Path, shape: tuple[int, int]) -> None:
-        super().__init__(shape, (_TIFF_TILE, _TIFF_TILE))
+    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+        tile = (_TIFF_TILE, _TIFF_TILE)
+        # Polyhedra go through many planes, of which the file wants one after the other.
+        super().__init__(shape, tile if len(shape) == 2 else (max(1, _TIFF_SLAB // math.prod(shape[1:])), *tile))
         require("tifffile")
         self._path = path
         if path.exists():
             _require_own(path, path)
         _prepare(path)
+        _require_space(path, 4 * math.prod(shape) // _DEFLATE)
 
     def write(self, paint: Paint) -> None:
         tifffile = require("tifffile")
-        tiles = (paint(rows, columns).astype(np.uint32) for rows, columns in self._windows())
-        with replacing([self._path]) as (file,), tifffile.TiffWriter(file, bigtiff=True) as writer:
+        options: dict[str, Any] = {"metadata": {"axes": "YX", "software": _MARK}}
+        if len(self.shape) == 3:
+            options = as_ome(self.shape, np.dtype(np.uint32))
+        byteorder = options.pop("byteorder", None)
+        with replacing([self._path]) as (file,), tifffile.TiffWriter(file, bigtiff=True, byteorder=byteorder) as writer:
             writer.write(
-                tiles,
+                self._tiles(paint),
                 shape=self.shape,
                 dtype=np.uint32,
-                tile=self.block,
+                tile=self.block[-2:],
                 photometric="minisblack",
                 compression="zlib",
                 compressionargs={"level": 1},
-                metadata={"axes": "YX", "software": _MARK},
                 software=_MARK,
+                **options,
             )
+
+    def _tiles(self, paint: Paint) -> Iterator[NDArray[np.uint32]]:
+        """The labels of all tiles in the order of the file."""
+        if len(self.shape) == 2 or self.block[0] == 1:
+            for spans in boxes(self.shape, self.block):
+                yield paint(*spans).astype(np.uint32).reshape([end - begin for begin, end in spans[-2:]])
+            return
+        depth, *tile = self.block
+        windows = list(boxes(self.shape[1:], (tile[0], tile[1])))
+        for begin in range(0, self.shape[0], depth):
+            planes = (begin, min(self.shape[0], begin + depth))
+            slab = [paint(planes, *window) for window in windows]
+            for plane in range(planes[1] - planes[0]):
+                for block in slab:
+                    yield block[plane].astype(np.uint32)
 
 
 class _Zarr(Sink):
     """A zarr array of uint32 in a folder."""
 
-    def __init__(self, path: Path, shape: tuple[int, int]) -> None:
-        super().__init__(shape, (_BLOCK, _BLOCK))
+    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+        super().__init__(shape, _BLOCK[len(shape)])
         zarr = require_zarr(f"write {path.name}")
         self._path, self._create = path, zarr.create_array
         if path.exists():
@@ -98,6 +123,7 @@ class _Zarr(Sink):
     def write(self, paint: Paint) -> None:
         temporary = self._path.with_name(f".cellrt-{uuid.uuid4().hex[:12]}.part")
         older = temporary.with_suffix(".old")
+        axes = _AXES[-len(self.shape) :]
         try:
             labels = self._create(
                 temporary,
@@ -105,11 +131,11 @@ class _Zarr(Sink):
                 chunks=self.block,
                 dtype="uint32",
                 fill_value=0,
-                attributes={"software": _MARK, "axes": "YX"},
-                dimension_names=("y", "x"),
+                attributes={"software": _MARK, "axes": axes},
+                dimension_names=tuple(axes.lower()),
             )
-            for rows, columns in self._windows():
-                labels[slice(*rows), slice(*columns)] = paint(rows, columns)
+            for spans in boxes(self.shape, self.block):
+                labels[tuple(slice(*span) for span in spans)] = paint(*spans)
             if self._path.exists():
                 os.replace(self._path, older)
             try:
@@ -131,17 +157,17 @@ class _Zarr(Sink):
 class _Object(Sink):
     """An array that somebody else made."""
 
-    def __init__(self, array: Any, shape: tuple[int, int]) -> None:
-        chunks = chunk_shape(array)
-        super().__init__(shape, (_BLOCK, _BLOCK) if chunks is None else (chunks[0], chunks[1]))
+    def __init__(self, array: Any, shape: tuple[int, ...]) -> None:
+        is_signed = np.dtype(array.dtype).kind == "i"
+        super().__init__(shape, chunk_shape(array) or _BLOCK[len(shape)], is_signed=is_signed)
         self._array = array
 
     def write(self, paint: Paint) -> None:
-        for rows, columns in self._windows():
-            self._array[slice(*rows), slice(*columns)] = paint(rows, columns)
+        for spans in boxes(self.shape, self.block):
+            self._array[tuple(slice(*span) for span in spans)] = paint(*spans)
 
 
-def open_sink(sink: Any, shape: tuple[int, int]) -> Sink:
+def open_sink(sink: Any, shape: tuple[int, ...]) -> Sink:
     """Check where labels are to go, before any work is done.
 
     Parameters
@@ -149,13 +175,14 @@ def open_sink(sink: Any, shape: tuple[int, int]) -> Sink:
     sink : str, Path or array
         A file that ends in ``.tif`` or ``.tiff``, a folder that ends in ``.zarr``, or an object with shape, dtype
         (int32, uint32, int64 or uint64) and slices that can be assigned to.
-    shape : (int, int)
-        The image, (Y, X).
+    shape : (int, int) or (int, int, int)
+        The image, (Y, X) or (Z, Y, X).
 
     Raises
     ------
     FileError
-        If there is something else than a label image of cellrt at the path, or nothing can be written there.
+        If there is something else than a label image of cellrt at the path, or nothing can be written there, or there
+        is less space than even an empty label image takes.
     CellrtError
         If an array has the wrong shape or dtype or is read-only, or a package is missing.
     """
@@ -185,7 +212,7 @@ def _require_own(path: Path, head: Path) -> None:
     """Refuse to replace what is no label image of cellrt: a slide in its place would be lost."""
     with contextlib.suppress(OSError), head.open("rb") as file:
         text = b" ".join(file.read(1 << 16).split())
-        if f'"software": "{_MARK}"'.encode() in text:
+        if LABELS_MARK in text:
             return
     raise FileError(
         f"expected a new file or an older label image of cellrt at {path}, got something else; choose another name or "
@@ -206,3 +233,13 @@ def _prepare(path: Path) -> None:
             "permissions or choose another"
         ) from error
     sweep(path.parent)
+
+
+def _require_space(path: Path, n_bytes: int) -> None:
+    """Refuse to begin what cannot end: the file takes that much in any case."""
+    free = shutil.disk_usage(path.parent).free
+    if free < n_bytes:
+        raise FileError(
+            f"expected at least {written(n_bytes)} of free space for {path}, got {written(free)}; free space there or "
+            "choose another folder"
+        )

@@ -1,7 +1,7 @@
-"""Pixels in blocks: anything with shape, dtype and slices -> (C, y, x) arrays of a window.
+"""Pixels in blocks: anything with shape, dtype and slices -> (C, y, x) or (C, z, y, x) arrays of a window.
 
 Takes numpy arrays and memory maps, zarr and dask arrays, and whatever else gives pixels for slices; knows axes and
-channels as `image.as_image` does. Reads what it is asked for and keeps nothing.
+channels as `image.as_image` and `as_volume` do. Reads what it is asked for and keeps nothing.
 """
 
 from __future__ import annotations
@@ -162,12 +162,12 @@ class Source:
         return (*others, width * more)
 
 
-def require_tile_pixels(tile_pixels: int | None, most: int) -> int:
+def require_tile_pixels(tile_pixels: int | None, most: int, *, name: str = "tile_pixels") -> int:
     """How many pixels a tile may have: as asked for, or `TILE_PIXELS` as far as the model takes as many."""
     if tile_pixels is None:
         return min(TILE_PIXELS, most)
     if isinstance(tile_pixels, bool) or not isinstance(tile_pixels, (int, np.integer)) or tile_pixels < 1:
-        raise CellrtError(f"expected tile_pixels as a whole number of at least 1, got {tile_pixels!r}")
+        raise CellrtError(f"expected {name} as a whole number of at least 1, got {tile_pixels!r}")
     return int(tile_pixels)
 
 

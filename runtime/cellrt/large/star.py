@@ -1,7 +1,8 @@
 """Star models on images larger than memory: candidates, not maps, are kept of each tile, and suppressed all together.
 
-The cells are those of `StarModel.segment` on the whole image: percentiles are the whole image's, a candidate comes from
-where its tile knows as much as the whole would, and suppression and painting know no tiles.
+Planes and volumes go the same way; what each does of its own is in `_layout` and `_objects`. The cells are those of
+`segment` on the whole image: percentiles are the whole image's, a candidate comes from where its tile knows as much as
+the whole would, and suppression and painting know no tiles.
 """
 
 from __future__ import annotations
@@ -20,26 +21,28 @@ from numpy.typing import NDArray
 
 from cellrt import kernels
 from cellrt.errors import CellrtError
-from cellrt.heads import star
+from cellrt.heads import star, star_3d
 from cellrt.large.ahead import ahead
 from cellrt.large.journal import Journal, journal_for
-from cellrt.large.paint import PolygonPainter
+from cellrt.large.paint import PolygonPainter, PolyhedronPainter
 from cellrt.large.percentiles import percentiles
 from cellrt.large.result import LargeInstances
 from cellrt.large.settle import LongRaysError, Settler
-from cellrt.large.sink import open_sink
+from cellrt.large.sink import Paint, Sink, open_sink
 from cellrt.large.source import Sliceable, Source
-from cellrt.manifest import Manifest, PercentileSpec, StarSpec, pair
-from cellrt.normalize import scaled, scaling
-from cellrt.resize import zoom_linear_part, zoom_source
-from cellrt.tile import Span, Tile, padded, plan
+from cellrt.manifest import Manifest, PercentileSpec, Star3DSpec, StarSpec, TileSpec, pair, triple
+from cellrt.normalize import scaled, scaled_volume, scaling
+from cellrt.resize import zoom_linear_part, zoom_linear_part_3d, zoom_source
+from cellrt.tile import Span, Tile, Tile3D, padded, plan, plan_3d
 
 _MAX_SIDE = 1 << 30  # of what the kernels can address
+
+AnyTile = Tile | Tile3D
 
 
 @dataclass(frozen=True)
 class StarRun:
-    """How a star model is run on a large image; units and defaults are those of `StarModel.segment_large`."""
+    """How a star model is run on a large image; units and defaults are those of the models' `segment_large`."""
 
     axes: str | None
     channels: int | Sequence[int] | None
@@ -47,10 +50,11 @@ class StarRun:
     lowhigh: tuple[float, float] | None  # grey values instead of percentiles
     prob_thresh: float
     nms_thresh: float
-    factors: tuple[float, float]  # pixels that the network sees per pixel of the image, (y, x)
+    factors: tuple[float, ...]  # pixels that the network sees per pixel of the image, (y, x) or (z, y, x)
     tile_pixels: int
     max_candidates: int
     threads: int
+    painting: star_3d.Painting | None = None  # of volumes
 
 
 def segment(
@@ -63,28 +67,24 @@ def segment(
     work: str | Path | None,
     progress: Callable[[int, int], None] | None,
 ) -> LargeInstances:
-    """Segment an image tile by tile; see `StarModel.segment_large`.
+    """Segment an image tile by tile; see `StarModel.segment_large`, and `StarModel3D.segment_large` for volumes.
 
-    `network` takes float32 (1, C, y, x) and gives ``maps`` float32 (1, M, y / grid, x / grid).
+    `network` takes float32 (1, C, y, x) and gives ``maps`` float32 (1, M, y / grid, x / grid), z before y for volumes.
     """
     head = manifest.head
-    assert isinstance(head, StarSpec)  # of a star model
-    image = Source(source, axes=run.axes, channels=run.channels, n_channels=manifest.input.n_channels)
-    out_shape = (image.shape[1], image.shape[2])
+    assert isinstance(head, (StarSpec, Star3DSpec))  # of a star model
+    n_axes = len(head.grid)
+    image = Source(source, axes=run.axes, channels=run.channels, n_channels=manifest.input.n_channels, n_axes=n_axes)
+    out_shape = image.shape[1:]
     out = open_sink(sink, out_shape)
+    overlap_label = None if run.painting is None else run.painting.overlap_label
+    if overlap_label is not None and overlap_label < 0 and not out.is_signed:
+        raise CellrtError(
+            f"expected an overlap_label of at least 0 for labels without a sign, got {overlap_label}; choose another, "
+            "or write to an array of int32"
+        )
     shape = _scaled_shape(out_shape, run.factors)
-    multiple = pair(manifest.tile.multiple)
-    full = padded(shape, multiple)
-    tiles = plan(full, halo=pair(manifest.tile.halo), multiple=multiple, max_pixels=run.tile_pixels)
-    collector = star.Collector(
-        head,
-        shape=shape,
-        padded=full,
-        prob_thresh=run.prob_thresh,
-        nms_thresh=run.nms_thresh,
-        threads=run.threads,
-        max_candidates=run.max_candidates,
-    )
+    tiles, candidates_in = _layout(head, manifest.tile, shape, run)
     with journal_for(sink, work, _key(image, manifest, run, tiles), scratch=False) as journal:
         low, divisor = _range(image, run, journal)
         computed: set[int] = set()
@@ -100,9 +100,7 @@ def segment(
             if isinstance(found, tuple):
                 return found
             computed.add(index)
-            tile = tiles[index]
-            maps = network(found[np.newaxis])["maps"][0]
-            found = collector.candidates(maps, origin=tile.origin, window=tile.window(head.grid))
+            found = candidates_in(network(found[np.newaxis])["maps"][0], tiles[index])
             if journal is not None:
                 names = ("prob", "dist", "points", "class_prob")
                 arrays = {name: array for name, array in zip(names, found, strict=True) if array is not None}
@@ -117,32 +115,79 @@ def segment(
             survivors = _survivors(tiles, stream(), head, run, along=True, progress=progress)
         except LongRaysError:  # once more, from the journal where there is one
             survivors = _survivors(tiles, stream(), head, run, along=False, progress=progress)
-        scale = (1 / run.factors[0], 1 / run.factors[1])
-        polygons = star.outlined(head, survivors, scale=scale, threads=run.threads)
-        painter = PolygonPainter(
+        objects, painter = _objects(head, survivors, out, run)
+        out.write(painter)
+    return dataclasses.replace(objects, n_tiles=len(tiles), n_resumed=len(tiles) - len(computed))
+
+
+def _layout(
+    head: StarSpec | Star3DSpec, spec: TileSpec, shape: tuple[int, ...], run: StarRun
+) -> tuple[Sequence[AnyTile], Callable[[NDArray[np.float32], Any], star.Candidates]]:
+    """The tiles of an image as the network sees it, and what finds the candidates of one, given its maps and itself."""
+    options: dict[str, Any] = {
+        "prob_thresh": run.prob_thresh,
+        "nms_thresh": run.nms_thresh,
+        "threads": run.threads,
+        "max_candidates": run.max_candidates,
+    }
+    if isinstance(head, StarSpec):
+        multiple, plane = pair(spec.multiple), pair(shape)
+        full = padded(plane, multiple)
+        tiles = plan(full, halo=pair(spec.halo), multiple=multiple, max_pixels=run.tile_pixels)
+        collector = star.Collector(head, shape=plane, padded=full, **options)
+
+        def in_tile(maps: NDArray[np.float32], tile: Tile) -> star.Candidates:
+            return collector.candidates(maps, origin=tile.origin, window=tile.window(head.grid))
+
+        return tiles, in_tile
+    multiple_3d, volume = triple(spec.multiple), triple(shape)
+    full_3d = padded(volume, multiple_3d)
+    tiles_3d = plan_3d(full_3d, halo=triple(spec.halo), multiple=multiple_3d, max_voxels=run.tile_pixels)
+    collector_3d = star_3d.Collector3D(head, shape=volume, padded=full_3d, **options)
+
+    def in_tile_3d(maps: NDArray[np.float32], tile: Tile3D) -> star.Candidates:
+        return collector_3d.candidates(maps, origin=tile.origin, window=tile.window(head.grid))
+
+    return tiles_3d, in_tile_3d
+
+
+def _objects(
+    head: StarSpec | Star3DSpec, survivors: star.Candidates, out: Sink, run: StarRun
+) -> tuple[LargeInstances, Paint]:
+    """What is known of the objects, and what paints them."""
+    *scale_z, scale_y, scale_x = (1 / factor for factor in run.factors)
+    if isinstance(head, StarSpec):
+        polygons = star.outlined(head, survivors, scale=(scale_y, scale_x), threads=run.threads)
+        objects = LargeInstances(
+            out.shape, polygons.prob, polygons.points, polygons.outlines, polygons.classes, polygons.class_prob
+        )
+        return objects, PolygonPainter(
             polygons.outlines[0].reshape(-1, head.n_rays, 2),
             star.painting_order(polygons.prob),
-            shape=out_shape,
+            shape=out.shape,
             block=out.block,
             threads=run.threads,
         )
-        out.write(painter)
-    return LargeInstances(
-        out_shape,
-        polygons.prob,
-        polygons.points,
-        polygons.outlines,
-        polygons.classes,
-        polygons.class_prob,
-        n_tiles=len(tiles),
-        n_resumed=len(tiles) - len(computed),
+    prob, dist, points, class_prob = survivors
+    scale = (scale_z[0], scale_y, scale_x)
+    bodies = star_3d.polyhedra(head, dist, scale=scale)
+    centres = points.astype(np.float64) * scale
+    classes = None if class_prob is None else class_prob.argmax(axis=1).astype(np.int32)
+    objects = LargeInstances(out.shape, prob, centres.astype(np.float32), None, classes, class_prob, polyhedra=bodies)
+    return objects, PolyhedronPainter(
+        bodies,
+        centres,
+        run.painting or star_3d.Painting(),
+        shape=out.shape,
+        block=out.block,
+        threads=run.threads,
     )
 
 
 def _survivors(
-    tiles: Sequence[Tile],
+    tiles: Sequence[AnyTile],
     candidates: Generator[star.Candidates],
-    head: StarSpec,
+    head: StarSpec | Star3DSpec,
     run: StarRun,
     *,
     along: bool,
@@ -155,25 +200,29 @@ def _survivors(
     with contextlib.closing(candidates):
         for index, (tile, found) in enumerate(zip(tiles, candidates, strict=True)):
             settler.add(found)
-            if tile.keep_x[1] == tiles[-1].keep_x[1]:  # the last of a row of tiles
-                settler.settle(tile.keep_y[1])
+            ends, last = ([end for _, end in one.keeps] for one in (tile, tiles[-1]))
+            if ends[1:] == last[1:]:  # the last of a row of tiles, or of a layer
+                settler.settle(ends[0])
+            elif ends[2:] and ends[2:] == last[2:]:  # of a row in a layer
+                settler.settle(tile.keeps[0][0], (ends[0], ends[1]))
             if progress is not None:
                 progress(index + 1, len(tiles))
     return settler.survivors()
 
 
-def _scaled_shape(shape: tuple[int, int], factors: tuple[float, float]) -> tuple[int, int]:
+def _scaled_shape(shape: tuple[int, ...], factors: tuple[float, ...]) -> tuple[int, ...]:
     """The image as the network sees it, before padding."""
-    height, width = (round(side * factor) for side, factor in zip(shape, factors, strict=True))
-    if not 1 <= min(height, width) <= max(height, width) < _MAX_SIDE:
+    sides = tuple(round(side * factor) for side, factor in zip(shape, factors, strict=True))
+    if not 1 <= min(sides) <= max(sides) < _MAX_SIDE:
+        new, old = (" x ".join(map(str, numbers)) for numbers in (sides, shape))
         raise CellrtError(
-            f"expected a rescaled image with sides of 1 to {_MAX_SIDE - 1}, got {height} x {width} from {shape[0]} x "
-            f"{shape[1]} with scale {factors}; choose another"
+            f"expected a rescaled image with sides of 1 to {_MAX_SIDE - 1}, got {new} from {old} with scale {factors}; "
+            "choose another"
         )
-    return height, width
+    return sides
 
 
-def _key(image: Source, manifest: Manifest, run: StarRun, tiles: Sequence[Tile]) -> dict[str, Any]:
+def _key(image: Source, manifest: Manifest, run: StarRun, tiles: Sequence[AnyTile]) -> dict[str, Any]:
     """What makes a run the same: all that the candidates of a tile depend on."""
     return {
         "model": hashlib.sha256(manifest.to_json().encode()).hexdigest(),
@@ -183,7 +232,7 @@ def _key(image: Source, manifest: Manifest, run: StarRun, tiles: Sequence[Tile])
         "lowhigh": run.lowhigh,
         "prob_thresh": run.prob_thresh,
         "scale": run.factors,
-        "tiles": [len(tiles), tiles[0].read_y[1], tiles[0].read_x[1]],
+        "tiles": [len(tiles), *tiles[0].shape],
     }
 
 
@@ -214,27 +263,52 @@ def _restored(journal: Journal, index: int) -> star.Candidates | None:
 
 def _network_input(
     image: Source,
-    tile: Tile,
+    tile: AnyTile,
     low: NDArray[np.float32],
     divisor: NDArray[np.float32],
     run: StarRun,
-    shape: tuple[int, int],
+    shape: tuple[int, ...],
 ) -> NDArray[np.float32]:
-    """What the network gets for a tile, float32 (C, y, x): as if cut from the whole image, normalised and padded."""
-    wanted = (tile.read_y, tile.read_x)
-    spans = tuple(_mirrored(span, side) for span, side in zip(wanted, shape, strict=True))
-    out_shape = (wanted[0][1] - spans[0][0], wanted[1][1] - spans[1][0])
-    if run.factors == (1.0, 1.0):
-        ready = scaled(image.read(*spans), low, divisor, out_shape=out_shape, threads=run.threads)
+    """What the network gets for a tile, float32 (C, ...): as if cut from the whole image, normalised and padded."""
+    spans = tuple(_mirrored(span, side) for span, side in zip(tile.reads, shape, strict=True))
+    out_shape = tuple(end - begin for (_, end), (begin, _) in zip(tile.reads, spans, strict=True))
+    if all(factor == 1 for factor in run.factors):
+        ready = _scaled(image.read(*spans), low, divisor, out_shape, run.threads)
     else:
-        sides = (image.shape[1], image.shape[2])
-        rows, columns = (zoom_source(*axis) for axis in zip(sides, run.factors, spans, strict=True))
-        window = (rows[1] - rows[0], columns[1] - columns[0])
-        part = scaled(image.read(rows, columns), low, divisor, out_shape=window, threads=run.threads)
-        zoomed = zoom_linear_part(part, run.factors, shape=sides, spans=(spans[0], spans[1]))
+        sides = image.shape[1:]
+        window = [zoom_source(*axis) for axis in zip(sides, run.factors, spans, strict=True)]
+        window_shape = tuple(end - begin for begin, end in window)
+        part = _scaled(image.read(*window), low, divisor, window_shape, run.threads)
+        zoomed = _zoomed(part, run.factors, sides, spans)
         same = np.zeros(len(zoomed), np.float32), np.ones(len(zoomed), np.float32)
-        ready = scaled(zoomed, *same, out_shape=out_shape, threads=run.threads)
-    return np.ascontiguousarray(ready[:, wanted[0][0] - spans[0][0] :, wanted[1][0] - spans[1][0] :])
+        ready = _scaled(zoomed, *same, out_shape, run.threads)
+    begins = (slice(wanted - begin, None) for (wanted, _), (begin, _) in zip(tile.reads, spans, strict=True))
+    return np.ascontiguousarray(ready[(slice(None), *begins)])
+
+
+def _scaled(
+    pixels: NDArray[Any],
+    low: NDArray[np.float32],
+    divisor: NDArray[np.float32],
+    out_shape: tuple[int, ...],
+    threads: int,
+) -> NDArray[np.float32]:
+    """The pixels of a plane or a volume, normalised and padded at the end of each axis."""
+    if len(out_shape) == 2:
+        return scaled(pixels, low, divisor, out_shape=pair(out_shape), threads=threads)
+    return scaled_volume(pixels, low, divisor, out_shape=triple(out_shape), threads=threads)
+
+
+def _zoomed(
+    part: NDArray[np.float32], factors: tuple[float, ...], sides: tuple[int, ...], spans: tuple[Span, ...]
+) -> NDArray[np.float32]:
+    """A window of the rescaled plane or volume."""
+    *span_z, span_y, span_x = spans
+    *factor_z, factor_y, factor_x = factors
+    if not span_z:
+        return zoom_linear_part(part, (factor_y, factor_x), shape=pair(sides), spans=(span_y, span_x))
+    factors_3d, spans_3d = (factor_z[0], factor_y, factor_x), (span_z[0], span_y, span_x)
+    return zoom_linear_part_3d(part, factors_3d, shape=triple(sides), spans=spans_3d)
 
 
 def _mirrored(span: Span, side: int) -> Span:

@@ -36,9 +36,7 @@ def write_tiff(result: Result, file: BinaryIO) -> None:
     labels = _narrowed(result)
     options: dict[str, Any] = {"metadata": {"axes": "YX", "software": "cellrt"}}  # the mark
     if labels.ndim == 3:
-        z, y, x = labels.shape
-        ome = _OME.format(mark=LABELS_MARK.decode(), dtype=labels.dtype.name, z=z, y=y, x=x)
-        options = {"metadata": None, "description": ome, "byteorder": "<"}
+        options = as_ome(labels.shape, labels.dtype)
     # Level 1 takes a third of level 6's time for twice the size, which is a fiftieth of the pixels' either way.
     tifffile.imwrite(
         file,
@@ -49,6 +47,13 @@ def write_tiff(result: Result, file: BinaryIO) -> None:
         software="cellrt",  # for people: this tag lies beyond all strips' places, where no reader of marks looks
         **options,
     )
+
+
+def as_ome(shape: tuple[int, ...], dtype: np.dtype[Any]) -> dict[str, Any]:
+    """What `tifffile` needs to be told for labels (Z, Y, X) to be an OME-TIFF with a page per plane."""
+    z, y, x = shape
+    ome = _OME.format(mark=LABELS_MARK.decode(), dtype=dtype.name, z=z, y=y, x=x)
+    return {"metadata": None, "description": ome, "byteorder": "<"}
 
 
 def write_zarr(result: Result, folder: Path) -> None:
