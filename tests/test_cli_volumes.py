@@ -103,6 +103,8 @@ def test_volumes_of_a_flow_model(gradient, tmp_path, given):
         ("nuclei", ["--tiles", "2,2,2"], "expected --tiles Y,X"),
         ("nuclei", ["--save", "ply"], "expected formats for images"),
         ("nuclei", ["--stitch-threshold", "0.5", "--save", "geojson"], "expected formats for volumes"),
+        ("nuclei", ["--stitch-threshold", "0.5", "--save", "csv,obj"], "expected objects with polyhedra"),
+        ("gradient", ["--do-3D", "--save", "ply"], "expected objects with polyhedra"),
         ("gradient", ["--do-3D", "--stitch-threshold", "0.5"], "do_3D"),
         ("gradient", ["--anisotropy", "2"], "anisotropy"),
     ],

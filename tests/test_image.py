@@ -154,6 +154,7 @@ def test_bad_cellpose_channels(channels, pair, message):
         ((6, 5, 4), "XYZ", None, 1, (1, 4, 5, 6)),
         ((1, 4, 3, 5, 6), "TZCYX", (2, 0), 2, (2, 4, 5, 6)),
         ((4, 5, 6, 3), "ZYXS", None, 3, (3, 4, 5, 6)),
+        ((1, 4, 1, 5, 6, 3), "TZCYXS", None, 3, (3, 4, 5, 6)),  # ImageJ's stacks in colour
     ],
 )
 def test_volumes_become_czyx(shape, axes, channels, n_channels, expected):

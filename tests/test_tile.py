@@ -57,7 +57,11 @@ def test_laws_of_volumes(z, y, x, max_voxels, chosen):
             assert read[1] == side or read[1] - keep[1] >= reach
     assert (covered == 1).all()
     assert len({tile.shape for tile in tiles}) == 1
-    if not chosen and len(tiles) > 1 and np.prod(tiles[0].shape) > max_voxels:  # as small as halos allow
+    least = [
+        min(side, max(3 * reach, step))
+        for side, reach, step in zip(shape, padded(halo, multiple), multiple, strict=True)
+    ]
+    if not chosen and len(tiles) > 1 and np.prod(tiles[0].shape) > max(max_voxels, np.prod(least)):  # as halos allow
         assert all(
             length - 2 * reach <= 4 * step or length == side
             for length, reach, step, side in zip(tiles[0].shape, halo, multiple, shape, strict=True)
@@ -75,6 +79,13 @@ def test_a_flat_volume_is_planned_as_an_image():
 def test_large_volumes_plan_quickly():
     tiles = plan_3d((2000, 4000, 4000), halo=(20, 40, 40), multiple=(4, 8, 8), max_voxels=4_000_000)
     assert len(tiles) * np.prod(tiles[0].shape) < 5 * 2000 * 4000 * 4000  # a cube would read as many
+
+
+def test_wide_halos_take_more_than_is_asked_for():
+    """Tiles of just more than two halos would be 281,216 here, and each keep a thousandth of what it reads."""
+    tiles = plan_3d((200, 1024, 1024), halo=(46, 92, 92), multiple=(4, 8, 8), max_voxels=3_000_000)
+    assert len(tiles) < 200
+    assert 3_000_000 < np.prod(tiles[0].shape) <= (3 * 48) * (3 * 96) ** 2
 
 
 def test_one_tile_when_it_fits():

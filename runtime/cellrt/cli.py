@@ -139,7 +139,8 @@ def _segment(arguments: argparse.Namespace) -> int:
     model = load(arguments.model, providers=arguments.providers, threads=arguments.threads, memory=arguments.memory)
     kind = model.manifest.head.kind
     cli_arguments.check_kind(arguments, kind)
-    write.check(formats, "volumes" if cli_arguments.are_volumes(arguments, kind) else "images")
+    of = "volumes" if cli_arguments.are_volumes(arguments, kind) else "images"
+    write.check(formats, of, has_polyhedra=kind == "star3d")
     options = _flow_options(model, arguments) if isinstance(model, FlowModel) else _star_options(model, arguments)
     if not arguments.large:
         model.stream((), **options).close()  # of no image: it checks the options

@@ -394,7 +394,7 @@ def _pixels(text: str) -> int:
 
 def _label(text: str) -> int:
     """--overlap-label."""
-    return _integer(text, "a whole number of 32 bits", -(2**31), 2**31 - 1)
+    return _integer(text, f"a whole number from {1 - 2**31} to {2**31 - 1}", 1 - 2**31, 2**31 - 1)
 
 
 def _memory(text: str) -> int:

@@ -26,6 +26,7 @@ from cellrt.resize import require_size, resize_linear, resize_linear_volume
 from cellrt.tile import cellpose_padding, halving, largest, overlapping
 
 OVERLAP = 0.1  # share of a tile, upstream's default
+_ENDLESS = 1 << 60  # pixels: longer than any side
 
 # CPnet needs about 0.7 kB per pixel that it reads at once: 0.4 GB. Twice as large tiles are hardly faster.
 MAX_TILE_PIXELS = 600_000
@@ -142,10 +143,9 @@ class FlowRunner:
         """A normalised volume (C, Z, Y, X) on its way to its maps."""
         diameter = self._head.diam_labels if run.diameter is None else run.diameter
         rescale = self.rescale(diameter)
-        precision = type(rescale)
         depth, height, width = shape = (volume.shape[1], volume.shape[2], volume.shape[3])
         has_style = self._head.n_style > 0
-        sides = (int(precision(height) * rescale), int(precision(width) * rescale)) if rescale != 1 else shape[1:]
+        sides = (_resized(height, rescale), _resized(width, rescale)) if rescale != 1 else shape[1:]
 
         def of(maps: NDArray[np.float32], style: NDArray[np.float32] | None) -> Found:
             return then(FlowMaps(maps, shape, style, diameter, self._steps(rescale, run)))
@@ -172,13 +172,13 @@ class FlowRunner:
             raise ImageError(
                 f"expected a volume of several planes with do_3D=True, got shape {shape}; segment the plane as an image"
             )
-        scaled_shape = (int(precision(depth * run.anisotropy) * rescale), *sides)
+        scaled_shape = (_resized(depth * run.anisotropy, rescale), *sides)
         if scaled_shape != shape:
             why = f"diameter {diameter:.4g} for a network of {self._head.diam_mean:.4g}, anisotropy {run.anisotropy:g}"
             require_size(scaled_shape, shape, why)
         scaled = resize_linear_volume(volume, scaled_shape, threads=run.threads)
         beside = volume.nbytes + scaled.nbytes + 16 * scaled[0].size + 48 * volume[0].size
-        unscaled = partial(begin, rescale=precision(1))
+        unscaled = partial(begin, rescale=type(rescale)(1))
         return flow_volume.orthogonal(scaled, unscaled, of_passes, has_style=has_style)
 
     def sized(self, image: NDArray[np.float32], run: Run, then: Callable[[float, float], Work | Found]) -> Job:
@@ -222,7 +222,8 @@ class FlowRunner:
         opened by name: there a side can differ by a pixel and the steps by one, at one diameter in twenty.)
         """
         precision = np.float32 if self._head.dynamics == "v3" else np.float64
-        return precision(precision(self._head.diam_mean) / precision(diameter))
+        with np.errstate(over="ignore"):  # an image of no such size is refused later
+            return precision(precision(self._head.diam_mean) / precision(diameter))
 
     def _job(
         self,
@@ -235,10 +236,9 @@ class FlowRunner:
         beside: int = 0,
     ) -> Job:
         """An image resized, padded and cut into tiles; `beside` are bytes that are needed beside it."""
-        precision = type(rescale)
         shape, scaled = (image.shape[1], image.shape[2]), image
         if rescale != 1:
-            size = (int(precision(shape[0]) * rescale), int(precision(shape[1]) * rescale))
+            size = (_resized(shape[0], rescale), _resized(shape[1], rescale))
             require_size(size, shape, f"diameter {diameter:.4g} for a network of {self._head.diam_mean:.4g}")
             scaled = resize_linear(image, size, threads=run.threads)
         side = self._head.tile
@@ -295,6 +295,12 @@ class FlowRunner:
         one, many = precision(1), precision(flow.STEPS)
         steps = int(one / rescale * many if self._head.dynamics == "v3" else many / rescale)
         return min(steps, flow.MAX_STEPS)
+
+
+def _resized(side: float, rescale: np.floating[Any]) -> int:
+    """A side times a factor, in the precision of that and truncated, as upstream has it."""
+    with np.errstate(over="ignore"):
+        return int(min(type(rescale)(side) * rescale, type(rescale)(_ENDLESS)))
 
 
 def _needed(image: NDArray[np.float32], padded: NDArray[np.float32]) -> int:

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from cellrt.errors import ImageError
 
 _AXES = "TZCSYX"  # S: samples of a pixel (RGB), the same as C here
+_DROPPED = "1"  # stands for an axis of length 1 beside one that has the same meaning
 _DTYPES = "biuf"  # kinds of dtype: bool, signed, unsigned, floating
 _MOST_CHANNELS = 10  # of an image whose axes are guessed without knowing how many channels are wanted
 _ADVICE_FOR_PLANES = "name the axes of a stack (axes=, --axes), or use a model for single planes"
@@ -235,7 +236,7 @@ def _check_axes(pixels: NDArray[Any], axes: str) -> str:
     if {"C", "S"} <= set(letters):
         # one of the two must have length 1 to be dropped; the other holds the channels
         c_is_single = pixels.shape[letters.index("C")] == 1
-        return letters.replace("C", "T" if "T" not in letters else "Z").replace("S", "C") if c_is_single else letters
+        return letters.replace("C", _DROPPED).replace("S", "C") if c_is_single else letters
     return letters.replace("S", "C")
 
 

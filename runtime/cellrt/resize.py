@@ -24,11 +24,11 @@ _BAND = 64  # rows at a time: the double-precision intermediates of a whole plan
 
 def require_size(new: Sequence[int], old: Sequence[int], why: str) -> None:
     """Raise `ImageError` unless a rescaled image has pixels, and at most `MAX_PIXELS`; a volume `MAX_VOXELS`."""
-    kind, most = ("image", MAX_PIXELS) if len(new) == 2 else ("volume", MAX_VOXELS)
+    kind, unit, most = ("image", "pixels", MAX_PIXELS) if len(new) == 2 else ("volume", "voxels", MAX_VOXELS)
     if min(new) < 1 or math.prod(new) > most:
         after, before = (" x ".join(str(side) for side in sides) for sides in (new, old))
         raise ImageError(
-            f"expected a rescaled {kind} of 1 to {most} pixels, got {after} from {before} with {why}; choose another"
+            f"expected a rescaled {kind} of 1 to {most} {unit}, got {after} from {before} with {why}; choose another"
         )
 
 

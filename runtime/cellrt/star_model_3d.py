@@ -107,7 +107,8 @@ class StarModel3D(Model):
             trained on: 0.5 if objects are twice as large. The result is in voxels of the volume as given.
         tiles : (int, int, int), optional
             Run the network on this many tiles along z, y and x, to use less memory. Default: as few as stay within 3
-            million voxels each. The result does not depend on it, apart from float rounding in the network.
+            million voxels each, more where the network sees far. The result does not depend on it, apart from float
+            rounding in the network.
         mode : "full", "kernel", "hull" or "bbox"
             Which voxels an object has: all inside it, those that see its whole surface, those of its convex hull, or
             of its box.

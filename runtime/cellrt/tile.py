@@ -147,10 +147,16 @@ def plan_3d(
     max_voxels: int,
     tiles: tuple[int, int, int] | None = None,
 ) -> tuple[Tile3D, ...]:
-    """Cover a volume with tiles, as `plan` does an image: in the order of z, y, x."""
+    """Cover a volume with tiles, as `plan` does an image: in the order of z, y, x.
+
+    Where the halo is wide, tiles read more than `max_voxels`: up to three halos along each axis.
+    """
     halo = padded(halo, multiple)
     counts = checked_3d(tiles)
     if counts is None:
+        # of less a tile keeps next to nothing, and there would be millions
+        least = (min(side, max(3 * width, step)) for side, width, step in zip(shape, halo, multiple, strict=True))
+        max_voxels = max(max_voxels, math.prod(least))
         counts = _best_counts_3d(shape, halo, multiple, max_voxels)
     slabs, rows, columns = (_axis(*axis) for axis in zip(shape, halo, multiple, counts, strict=True))
     return tuple(Tile3D(rz, ry, rx, kz, ky, kx) for rz, kz in slabs for ry, ky in rows for rx, kx in columns)

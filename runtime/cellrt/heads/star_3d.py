@@ -46,8 +46,8 @@ class Painting:
         label = self.overlap_label
         if label is not None and (isinstance(label, bool) or not isinstance(label, (int, np.integer))):
             raise CellrtError(f"expected overlap_label as a whole number or None, got {label!r}")
-        if label is not None and not -(2**31) <= label < 2**31:
-            raise CellrtError(f"expected overlap_label to fit 32 bits, got {label}")
+        if label is not None and not -(2**31) < label < 2**31:  # the kernel has no use for -2^31
+            raise CellrtError(f"expected overlap_label from {1 - 2**31} to {2**31 - 1}, got {label}")
 
 
 class Collector3D:

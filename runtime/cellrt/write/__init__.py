@@ -106,16 +106,10 @@ def write(
         If a format is unknown or cannot hold such objects, the package for it is not installed, or the image, maps or
         class names do not fit.
     """
-    names = check(formats, _VOLUMES if instances.is_volume else _IMAGES)
+    kind = _VOLUMES if instances.is_volume else _IMAGES
+    names = check(formats, kind, has_polyhedra=instances.polyhedra is not None)
     if "overlay" in names and image is None:
         raise CellrtError("expected an image to draw the overlay on, got none; pass image=, or leave out 'overlay'")
-    meshes = [name for name in names if FORMATS[name].only == _VOLUMES]
-    if meshes and instances.polyhedra is None:
-        others = ", ".join(name for name, form in FORMATS.items() if form.only is None)
-        raise CellrtError(
-            f"expected objects with polyhedra, which star models find, for {meshes[0]!r}, got others; choose out of "
-            f"{others}"
-        )
     result = result_of(
         instances,
         image=image,
@@ -144,7 +138,7 @@ def write(
     return paths
 
 
-def check(formats: Iterable[str], kind: str | None = None) -> list[str]:
+def check(formats: Iterable[str], kind: str | None = None, *, has_polyhedra: bool = True) -> list[str]:
     """The names of formats, each once.
 
     Parameters
@@ -152,6 +146,8 @@ def check(formats: Iterable[str], kind: str | None = None) -> list[str]:
     formats : sequence of str
     kind : "images" or "volumes", optional
         What the objects are of, if that is known.
+    has_polyhedra : bool
+        Whether those of a volume have them, which meshes need: star models of volumes find such.
 
     Raises
     ------
@@ -165,6 +161,12 @@ def check(formats: Iterable[str], kind: str | None = None) -> list[str]:
         if kind is not None and FORMATS[name].only not in (None, kind):
             fitting = ", ".join(other for other, form in FORMATS.items() if form.only in (None, kind))
             raise CellrtError(f"expected formats for {kind}, which are {fitting}, got {name!r}")
+        if FORMATS[name].only == _VOLUMES and not has_polyhedra:
+            others = ", ".join(other for other, form in FORMATS.items() if form.only is None)
+            raise CellrtError(
+                f"expected objects with polyhedra, which star models of volumes find, for {name!r}, got others; choose "
+                f"out of {others}"
+            )
         package = FORMATS[name].package
         if package is not None:
             require(package)
