@@ -123,6 +123,7 @@ def test_options_that_do_not_fit_are_an_error(balls, gradient, stack, tmp_path, 
     [
         ["--anisotropy", "0"],
         ["--anisotropy", "-1"],
+        ["--anisotropy", "101"],
         ["--stitch-threshold", "2"],
         ["--mode", "half"],
         ["--scale", "1,1,1,1"],

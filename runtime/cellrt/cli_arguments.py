@@ -224,7 +224,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     flow.add_argument(
         "--anisotropy",
-        type=_positive,
+        type=_ratio,
         metavar="RATIO",
         help="with --do-3D: distance of planes over that of pixels (default: 1)",
     )
@@ -330,14 +330,19 @@ def _overlaps(text: str) -> tuple[float, ...]:
     return tuple(_number(part, want, math.ulp(0), 1) for part in text.split(","))
 
 
-def _positive(text: str) -> float:
-    """--anisotropy."""
+def _ratio(text: str) -> float:
+    """--anisotropy, as far as pictures can be stretched."""
+    return _number(text, "a number from 0.01 to 100", 0.01, 100)
+
+
+def _factor(text: str) -> float:
+    """One of --scale."""
     return _number(text, "a number from 0.001 to 1000", 0.001, 1000)
 
 
 def _scale(text: str) -> float | tuple[float, ...]:
     """--scale."""
-    factors = tuple(_positive(part) for part in text.split(","))
+    factors = tuple(_factor(part) for part in text.split(","))
     if len(factors) > 3:
         raise argparse.ArgumentTypeError(f"expected up to three numbers, such as 0.5 or 1,0.5,0.5, got {text!r}")
     return factors if len(factors) > 1 else factors[0]
