@@ -274,12 +274,12 @@ def count_flow_follow_3d(const float[:, :, :, ::1] flow, const float[:, :, ::1] 
 
 
 def flow_follow_3d(const float[:, :, :, ::1] flow, const float[:, :, ::1] cellprob, float cellprob_thresh, int32_t n_iter,
-                   int32_t n_threads, int64_t[::1] voxels, float[:, ::1] positions):
+                   const int32_t[::1] cancel, int32_t n_threads, int64_t[::1] voxels, float[:, ::1] positions):
     cdef int32_t status
     cdef int64_t n_voxels = 0
     with nogil:
         status = c.cellrt_flow_follow_3d(&flow[0, 0, 0, 0], &cellprob[0, 0, 0], cellprob.shape[0], cellprob.shape[1],
-                                         cellprob.shape[2], cellprob_thresh, n_iter, NULL, voxels.shape[0], n_threads,
+                                         cellprob.shape[2], cellprob_thresh, n_iter, &cancel[0], voxels.shape[0], n_threads,
                                          &n_voxels, &voxels[0], &positions[0, 0])
     return status
 
@@ -364,8 +364,8 @@ def star_candidates_3d(const float[:, :, :, ::1] maps, int32_t n_rays, int32_t n
 
 def paint_polyhedra_3d(const float[:, ::1] dist, const float[:, ::1] points, const int64_t[::1] order,
                        const float[:, ::1] rays, const int32_t[:, ::1] faces, int32_t origin_z, int32_t origin_y,
-                       int32_t origin_x, int32_t mode, int32_t marks_overlap, int32_t overlap_label, int32_t n_threads,
-                       int32_t[:, :, ::1] labels):
+                       int32_t origin_x, int32_t mode, int32_t marks_overlap, int32_t overlap_label,
+                       const int32_t[::1] cancel, int32_t n_threads, int32_t[:, :, ::1] labels):
     cdef int32_t status
     cdef int32_t n_rays = <int32_t>rays.shape[0]
     cdef int32_t n_faces = <int32_t>faces.shape[0]
@@ -373,31 +373,32 @@ def paint_polyhedra_3d(const float[:, ::1] dist, const float[:, ::1] points, con
         status = c.cellrt_paint_polyhedra_3d(
             &dist[0, 0], &points[0, 0], &order[0], dist.shape[0], &rays[0, 0], n_rays, &faces[0, 0], n_faces, origin_z,
             origin_y, origin_x, labels.shape[0], labels.shape[1], labels.shape[2], mode, marks_overlap, overlap_label,
-            n_threads, &labels[0, 0, 0])
+            &cancel[0], n_threads, &labels[0, 0, 0])
     return status
 
 
 def star_nms_3d(const float[::1] prob, const float[:, ::1] dist, const int32_t[:, ::1] points,
                 const float[:, ::1] rays, const int32_t[:, ::1] faces, float nms_thresh, int64_t max_work,
-                int32_t n_threads, int64_t[::1] kept):
+                const int32_t[::1] cancel, int32_t n_threads, int64_t[::1] kept):
     cdef int32_t status
     cdef int32_t n_rays = <int32_t>rays.shape[0]
     cdef int32_t n_faces = <int32_t>faces.shape[0]
     cdef int64_t n_kept = 0
     with nogil:
         status = c.cellrt_star_nms_3d(&prob[0], &dist[0, 0], &points[0, 0], prob.shape[0], &rays[0, 0], n_rays,
-                                      &faces[0, 0], n_faces, nms_thresh, max_work, NULL, n_threads, &n_kept, &kept[0])
+                                      &faces[0, 0], n_faces, nms_thresh, max_work, &cancel[0], n_threads, &n_kept,
+                                      &kept[0])
     return status, n_kept
 
 
 def star_settle_3d(const float[::1] prob, const float[:, ::1] dist, const int32_t[:, ::1] points,
                    const float[:, ::1] rays, const int32_t[:, ::1] faces, const uint8_t[::1] is_open, float nms_thresh,
-                   int64_t max_work, int32_t n_threads, uint8_t[::1] states):
+                   int64_t max_work, const int32_t[::1] cancel, int32_t n_threads, uint8_t[::1] states):
     cdef int32_t status
     cdef int32_t n_rays = <int32_t>rays.shape[0]
     cdef int32_t n_faces = <int32_t>faces.shape[0]
     with nogil:
         status = c.cellrt_star_settle_3d(&prob[0], &dist[0, 0], &points[0, 0], prob.shape[0], &rays[0, 0], n_rays,
-                                         &faces[0, 0], n_faces, &is_open[0], nms_thresh, max_work, NULL, n_threads,
+                                         &faces[0, 0], n_faces, &is_open[0], nms_thresh, max_work, &cancel[0], n_threads,
                                          &states[0])
     return status

@@ -124,7 +124,7 @@ cdef extern from "cellrt.h" nogil:
         const float *dist, const float *points, const int64_t *order, int64_t n, const float *rays,
         int32_t n_rays, const int32_t *faces, int32_t n_faces, int32_t origin_z, int32_t origin_y,
         int32_t origin_x, int64_t n_z, int64_t n_y, int64_t n_x, int32_t mode, int32_t marks_overlap,
-        int32_t overlap_label, int32_t n_threads, int32_t *labels)
+        int32_t overlap_label, const int32_t *cancel, int32_t n_threads, int32_t *labels)
     int32_t cellrt_star_nms_3d(
         const float *prob, const float *dist, const int32_t *points, int64_t n, const float *rays,
         int32_t n_rays, const int32_t *faces, int32_t n_faces, float nms_thresh, int64_t max_work,

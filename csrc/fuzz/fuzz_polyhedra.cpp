@@ -60,7 +60,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t siz
     std::vector<std::int32_t> labels(static_cast<std::size_t>(side * side * side)), again(labels.size());
     for (std::vector<std::int32_t>* painted : {&labels, &again}) {
         status = cellrt_paint_polyhedra_3d(dist.data(), centres.data(), order.data(), n, rays.data(), n_rays, faces.data(),
-                                           n_faces, -3, -2, -1, side, side, side, mode, 0, 0,
+                                           n_faces, -3, -2, -1, side, side, side, mode, 0, 0, nullptr,
                                            painted == &labels ? n_threads : 1, painted->data());
         expect(status == CELLRT_OK || status == CELLRT_ERROR_DATA);
     }

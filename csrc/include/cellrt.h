@@ -300,6 +300,7 @@ CELLRT_API int32_t cellrt_star_settle_3d(const float *prob, const float *dist, c
  * origin_z, _y, _x   the block's first voxel, magnitude at most 2^30
  * mode               CELLRT_POLYHEDRON_*
  * marks_overlap      1: a voxel that another polyhedron comes to gets overlap_label; 0: it stays as it is
+ * cancel             NULL, or a flag that another thread sets to non-zero to stop the call (CELLRT_ERROR_CANCELLED)
  * labels             n_z * n_y * n_x int32, overwritten: 0 where no polyhedron is, polyhedron i paints i + 1
  *
  * Values beyond these limits, or NaN: CELLRT_ERROR_DATA. A polyhedron takes O(n_faces * (rows of its box in the block) +
@@ -309,7 +310,8 @@ CELLRT_API int32_t cellrt_paint_polyhedra_3d(const float *dist, const float *poi
                                              const float *rays, int32_t n_rays, const int32_t *faces, int32_t n_faces,
                                              int32_t origin_z, int32_t origin_y, int32_t origin_x, int64_t n_z,
                                              int64_t n_y, int64_t n_x, int32_t mode, int32_t marks_overlap,
-                                             int32_t overlap_label, int32_t n_threads, int32_t *labels);
+                                             int32_t overlap_label, const int32_t *cancel, int32_t n_threads,
+                                             int32_t *labels);
 
 /* ---- Cellpose, 2D (Stringer et al., Nature Methods 2021) ------------------------------------------------------ */
 

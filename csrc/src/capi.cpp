@@ -409,7 +409,8 @@ std::int32_t cellrt_star_settle_3d(const float* prob, const float* dist, const s
 std::int32_t cellrt_paint_polyhedra_3d(const float* dist, const float* points, const std::int64_t* order, std::int64_t n,
     const float* rays, std::int32_t n_rays, const std::int32_t* faces, std::int32_t n_faces, std::int32_t origin_z,
     std::int32_t origin_y, std::int32_t origin_x, std::int64_t n_z, std::int64_t n_y, std::int64_t n_x, std::int32_t mode,
-    std::int32_t marks_overlap, std::int32_t overlap_label, std::int32_t n_threads, std::int32_t* labels) {
+    std::int32_t marks_overlap, std::int32_t overlap_label, const std::int32_t* cancel, std::int32_t n_threads,
+    std::int32_t* labels) {
     return status_of([&] {
         require_range(n, 0, largest_label);
         const cellrt::StarMesh3D mesh = checked_mesh(rays, n_rays, faces, n_faces);
@@ -423,7 +424,7 @@ std::int32_t cellrt_paint_polyhedra_3d(const float* dist, const float* points, c
         require_threads(n_threads);
         require_array(labels, checked_volume(n_z, n_y, n_x));
         cellrt::paint_polyhedra_3d(dist, points, order, n, mesh, {origin_z, origin_y, origin_x, n_z, n_y, n_x},
-                                   {mode, marks_overlap != 0, overlap_label}, n_threads, labels);
+                                   {mode, marks_overlap != 0, overlap_label}, cancel, n_threads, labels);
     });
 }
 

@@ -157,8 +157,11 @@ void add_pieces(std::int64_t polyhedron, const VoxelBox& box, std::vector<Piece>
 }  // namespace
 
 void paint_polyhedra_3d(const float* dist, const float* points, const std::int64_t* order, std::int64_t n,
-                        const StarMesh3D& mesh, const VolumeWindow& window, const PaintRule& rule, int n_threads,
-                        std::int32_t* labels) {
+                        const StarMesh3D& mesh, const VolumeWindow& window, const PaintRule& rule,
+                        const std::int32_t* cancel, int n_threads, std::int32_t* labels) {
+    const auto poll = [cancel] {
+        if (cancel && *static_cast<const volatile std::int32_t*>(cancel) != 0) throw Failure(CELLRT_ERROR_CANCELLED);
+    };
     parallel_for(n, 1024, n_threads, [&](std::int64_t begin, std::int64_t end) {
         bool usable = true;  // comparisons are written so that NaN fails
         for (std::int64_t i = begin * mesh.n_rays; i < end * mesh.n_rays; ++i) usable &= dist[i] > 0 && dist[i] <= farthest;
@@ -219,7 +222,10 @@ void paint_polyhedra_3d(const float* dist, const float* points, const std::int64
             const std::int64_t last = std::min(n_pieces, first + static_cast<std::int64_t>(pieces_at_once));
             parallel_for(last - first, 8, n_threads, [&](std::int64_t begin, std::int64_t end) {
                 Finder finder(mesh, dist, points, rule.mode);
-                for (std::int64_t i = first + begin; i < first + end; ++i) finder.find(pieces[static_cast<std::size_t>(i)]);
+                for (std::int64_t i = first + begin; i < first + end; ++i) {
+                    poll();
+                    finder.find(pieces[static_cast<std::size_t>(i)]);
+                }
             });
             parallel_for(window.n_z, 4, n_threads, [&](std::int64_t begin, std::int64_t end) {
                 for (std::int64_t i = first; i < last; ++i) {

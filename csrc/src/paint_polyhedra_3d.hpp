@@ -22,7 +22,7 @@ struct PaintRule {
 
 // See cellrt_paint_polyhedra_3d() in cellrt.h: shapes, units and rules. Throws Failure.
 void paint_polyhedra_3d(const float* dist, const float* points, const std::int64_t* order, std::int64_t n,
-                        const StarMesh3D& mesh, const VolumeWindow& window, const PaintRule& rule, int n_threads,
-                        std::int32_t* labels);
+                        const StarMesh3D& mesh, const VolumeWindow& window, const PaintRule& rule,
+                        const std::int32_t* cancel, int n_threads, std::int32_t* labels);
 
 }  // namespace cellrt

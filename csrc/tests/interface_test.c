@@ -202,33 +202,35 @@ static void test_polyhedra(void) {
                                 100000, &cancel, 1, states) == CELLRT_ERROR_CANCELLED);
 
     /* The octahedron |z| + |y| + |x| <= 3.5 around (5, 5, 5): 7 layers of 1, 5, 13, 25, 13, 5, 1 voxels. */
-    static int32_t labels[11 * 11 * 11], block[2 * 3 * 4];
+    static int32_t labels[11 * 11 * 11], cancelled[11 * 11 * 11], block[2 * 3 * 4];
     const float centres[9] = {5, 5, 5, 5, 6, 5, 5, 5, 12};
     const int64_t order[3] = {1, 0, 2};
     const int32_t modes[2] = {CELLRT_POLYHEDRON_FULL, CELLRT_POLYHEDRON_HULL};
     for (int m = 0; m < 2; ++m) {
         CHECK(cellrt_paint_polyhedra_3d(dist, centres, order + 2, 0, octahedron_rays, 6, octahedron_faces, 8, 0, 0, 0, 11, 11,
-                                        11, modes[m], 0, 0, 1, labels) == CELLRT_OK);
+                                        11, modes[m], 0, 0, NULL, 1, labels) == CELLRT_OK);
         CHECK(labels[5 * 121 + 5 * 11 + 5] == 0);
         const int64_t first[1] = {0};
         CHECK(cellrt_paint_polyhedra_3d(dist, centres, first, 1, octahedron_rays, 6, octahedron_faces, 8, 0, 0, 0, 11, 11, 11,
-                                        modes[m], 0, 0, 1, labels) == CELLRT_OK);
+                                        modes[m], 0, 0, NULL, 1, labels) == CELLRT_OK);
         int n_painted = 0;
         for (int i = 0; i < 11 * 11 * 11; ++i) n_painted += labels[i];
         CHECK(n_painted == 63);
     }
     CHECK(cellrt_paint_polyhedra_3d(dist, centres, order, 3, octahedron_rays, 6, octahedron_faces, 8, 0, 0, 0, 11, 11, 11,
-                                    CELLRT_POLYHEDRON_FULL, 1, -7, 2, labels) == CELLRT_OK);
+                                    CELLRT_POLYHEDRON_FULL, 1, -7, NULL, 2, labels) == CELLRT_OK);
     CHECK(labels[5 * 121 + 5 * 11 + 5] == -7 && labels[5 * 121 + 2 * 11 + 5] == 1 && labels[5 * 121 + 9 * 11 + 5] == 2);
     CHECK(cellrt_paint_polyhedra_3d(dist, centres, order, 3, octahedron_rays, 6, octahedron_faces, 8, 5, 4, 3, 2, 3, 4,
-                                    CELLRT_POLYHEDRON_FULL, 1, -7, 1, block) == CELLRT_OK);
+                                    CELLRT_POLYHEDRON_FULL, 1, -7, NULL, 1, block) == CELLRT_OK);
+    CHECK(cellrt_paint_polyhedra_3d(dist, centres, order, 3, octahedron_rays, 6, octahedron_faces, 8, 0, 0, 0, 11, 11, 11,
+                                    CELLRT_POLYHEDRON_FULL, 0, 0, &cancel, 2, cancelled) == CELLRT_ERROR_CANCELLED);
     for (int i = 0; i < 24; ++i)
         CHECK(block[i] == labels[(5 + i / 12) * 121 + (4 + i / 4 % 3) * 11 + 3 + i % 4]);
     CHECK(cellrt_paint_polyhedra_3d(dist, centres, order, 3, octahedron_rays, 6, octahedron_faces, 8, 0, 0, 0, 11, 11, 11, 4,
-                                    0, 0, 1, labels) == CELLRT_ERROR_ARGUMENT);
+                                    0, 0, NULL, 1, labels) == CELLRT_ERROR_ARGUMENT);
     dist[7] = 0.0f;
     CHECK(cellrt_paint_polyhedra_3d(dist, centres, order, 3, octahedron_rays, 6, octahedron_faces, 8, 0, 0, 0, 11, 11, 11,
-                                    CELLRT_POLYHEDRON_BBOX, 0, 0, 1, labels) == CELLRT_ERROR_DATA);
+                                    CELLRT_POLYHEDRON_BBOX, 0, 0, NULL, 1, labels) == CELLRT_ERROR_DATA);
     CHECK(cellrt_star_nms_3d(prob, dist, points, 3, octahedron_rays, 6, octahedron_faces, 8, 0.3f, 100000, NULL, 1, &n_kept,
                              kept) == CELLRT_ERROR_DATA);
 }

@@ -293,9 +293,9 @@ static void test_polyhedra_with_an_outlier(void) {
     for (i = 0; i < n; ++i) kept[i] = i;
     for (mode = CELLRT_POLYHEDRON_FULL; mode <= CELLRT_POLYHEDRON_BBOX; ++mode) {
         CHECK(cellrt_paint_polyhedra_3d(dist, centres, kept, 200, rays, n_rays, faces, n_faces, -20, -20, -20, side, side,
-                                        side, mode, 0, 0, 1, labels) == CELLRT_OK);
+                                        side, mode, 0, 0, NULL, 1, labels) == CELLRT_OK);
         CHECK(cellrt_paint_polyhedra_3d(dist, centres, kept, 200, rays, n_rays, faces, n_faces, -20, -20, -20, side, side,
-                                        side, mode, 0, 0, 3, labels_again) == CELLRT_OK);
+                                        side, mode, 0, 0, NULL, 3, labels_again) == CELLRT_OK);
         CHECK(memcmp(labels, labels_again, (size_t)side * side * side * sizeof *labels) == 0);
     }
     for (i = 0; i < n * n_rays; ++i) dist[i] = 1e-3f;

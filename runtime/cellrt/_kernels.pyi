@@ -165,6 +165,7 @@ def flow_follow_3d(
     cellprob: NDArray[np.float32],
     cellprob_thresh: float,
     n_iter: int,
+    cancel: NDArray[np.int32],
     n_threads: int,
     voxels: NDArray[np.int64],
     positions: NDArray[np.float32],
@@ -257,6 +258,7 @@ def paint_polyhedra_3d(
     mode: int,
     marks_overlap: int,
     overlap_label: int,
+    cancel: NDArray[np.int32],
     n_threads: int,
     labels: NDArray[np.int32],
 ) -> int: ...
@@ -268,6 +270,7 @@ def star_nms_3d(
     faces: NDArray[np.int32],
     nms_thresh: float,
     max_work: int,
+    cancel: NDArray[np.int32],
     n_threads: int,
     kept: NDArray[np.int64],
 ) -> tuple[int, int]: ...
@@ -280,6 +283,7 @@ def star_settle_3d(
     is_open: NDArray[np.uint8],
     nms_thresh: float,
     max_work: int,
+    cancel: NDArray[np.int32],
     n_threads: int,
     states: NDArray[np.uint8],
 ) -> int: ...

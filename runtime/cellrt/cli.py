@@ -331,7 +331,7 @@ def _save(model: AnyModel, result: Segmented, stem: Path, arguments: argparse.Na
 def _anisotropy(model: AnyModel, arguments: argparse.Namespace) -> float:
     """The distance of a volume's planes, in pixels, for its pictures."""
     if isinstance(model, StarModel3D) and model.head.anisotropy is not None:
-        return model.head.anisotropy[0] / model.head.anisotropy[2]
+        return min(max(model.head.anisotropy[0] / model.head.anisotropy[2], 0.01), 100)  # what pictures can show
     return float(arguments.anisotropy or 1)
 
 

@@ -23,9 +23,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cellrt import readers
+from cellrt import kernels, readers
 from cellrt.errors import CellrtError
 from cellrt.instances import Instances
 from cellrt.pool import Found, Network, Queue, Work, run_batch
@@ -173,6 +174,7 @@ class _Line:
         self._started = time.perf_counter()
         self._ended: float | None = None
         self._threads: list[threading.Thread] = []
+        self._cancel = np.zeros(1, np.int32)  # of kernels that would take long
 
     def start(self, workers: int) -> None:
         """Start all threads. Daemons: a program that ends does not wait for them, `weakref.finalize` stops them."""
@@ -189,6 +191,7 @@ class _Line:
         own = threading.current_thread() in self._threads
         with self._changed:
             self._stopped = True
+            self._cancel[0] = 1
             self._changed.notify_all()
             while not own and any(thread.is_alive() and thread is not self._puller for thread in self._threads):
                 self._changed.wait(0.01)
@@ -225,7 +228,8 @@ class _Line:
     def _guarded(self, loop: Callable[[], None]) -> None:
         """Run a thread's loop; what must not happen is raised where the results are taken, and stops the others."""
         try:
-            loop()
+            with kernels.stopped_by(self._cancel):
+                loop()
         except BaseException as error:
             with self._changed:
                 self._failure, self._stopped = error, True

@@ -26,6 +26,7 @@ MAX_CANDIDATES = 1 << 22  # 1.7 GB at 96 rays
 # In the unit of the kernel, of 0.2 to 0.5 microseconds. Recorded stacks need 150 to 300 at usual thresholds, 6,000 at
 # nms_thresh=0.9; ten thousand candidates at this limit take two minutes of one core.
 MAX_WORK_PER_CANDIDATE = 1 << 15
+MAX_WORK = 1 << 32  # of all together: half an hour of a core, and 500 for each of as many candidates as may be
 
 Candidates = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32], NDArray[np.float32] | None]
 
@@ -272,7 +273,7 @@ def settle(
 
 def _max_work(prob: NDArray[np.float32]) -> int:
     """Of a suppression."""
-    return MAX_WORK_PER_CANDIDATE * max(len(prob), 1024)
+    return min(MAX_WORK_PER_CANDIDATE * max(len(prob), 1024), MAX_WORK)
 
 
 @contextlib.contextmanager
@@ -282,8 +283,8 @@ def _bounded(n: int, nms_thresh: float) -> Iterator[None]:
         yield
     except CapacityError as error:
         raise CapacityError(
-            f"expected to suppress {n} candidates within {MAX_WORK_PER_CANDIDATE} steps each, got more with "
-            f"nms_thresh={nms_thresh:g}; raise prob_thresh or lower nms_thresh",
+            f"expected to suppress {n} candidates within {MAX_WORK_PER_CANDIDATE} steps each, {MAX_WORK} in all, got more "
+            f"with nms_thresh={nms_thresh:g}; raise prob_thresh or lower nms_thresh",
             error.status,
         ) from None
 

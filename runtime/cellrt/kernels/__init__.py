@@ -28,6 +28,7 @@ from cellrt.kernels.native import (
     ERROR_MEMORY,
     StarNms2D,
     _kernels,
+    stopped_by,
 )
 from cellrt.kernels.pixels import normalize, percentiles, resize_linear
 from cellrt.kernels.star_2d import (
@@ -86,6 +87,7 @@ __all__ = [
     "star_nms_3d",
     "star_outlines_2d",
     "star_settle_3d",
+    "stopped_by",
     "usable_cores",
     "version",
 ]

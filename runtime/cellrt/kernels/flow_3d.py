@@ -11,6 +11,7 @@ from cellrt.kernels.native import (
     ERROR_CAPACITY,
     MAX_INT32,
     _kernels,
+    cancellable,
     check_array,
     check_status,
     thread_count,
@@ -59,7 +60,11 @@ def flow_follow_3d(
     status, n = _kernels.count_flow_follow_3d(flow, cellprob, cellprob_threshold, n_threads)
     voxels, positions = np.empty(n, np.int64), np.empty((n, 3), np.float32)
     if status == ERROR_CAPACITY:
-        status = _kernels.flow_follow_3d(flow, cellprob, cellprob_threshold, n_iter, n_threads, voxels, positions)
+        status = cancellable(
+            lambda cancel: _kernels.flow_follow_3d(
+                flow, cellprob, cellprob_threshold, n_iter, cancel, n_threads, voxels, positions
+            )
+        )
     check_status(status, "flow_follow_3d", "finite flows inside cells, got NaN or infinity")
     return voxels, positions
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -30,6 +34,8 @@ except ImportError as error:
         "`pip install --force-reinstall cellrt`; in a source checkout run `make build`."
     ) from error
 
+T = TypeVar("T")
+
 __all__ = [
     "ERROR_ARGUMENT",
     "ERROR_CANCELLED",
@@ -43,11 +49,13 @@ __all__ = [
     "MAX_SIDE",
     "StarNms2D",
     "_kernels",
+    "cancellable",
     "check_array",
     "check_labels_status",
     "check_status",
     "dynamics_number",
     "pair",
+    "stopped_by",
     "thread_count",
     "triple",
     "whole_number",
@@ -59,6 +67,40 @@ MAX_COUNT = 2**40
 MAX_INT32 = 2**31 - 1
 MAX_INT64 = 2**63 - 1
 _DYNAMICS = {"v3": DYNAMICS_V3, "v4": DYNAMICS_V4}
+_LOOK = 0.05  # seconds between two looks at whether Python has a signal to handle
+
+_of_thread = threading.local()
+
+
+@contextlib.contextmanager
+def stopped_by(flag: NDArray[np.int32]) -> Iterator[None]:
+    """Let long calls of this thread end, with `ERROR_CANCELLED`, soon after ``flag[0]`` is set from another one."""
+    _of_thread.flag = flag
+    try:
+        yield
+    finally:
+        del _of_thread.flag
+
+
+def cancellable(call: Callable[[NDArray[np.int32]], T]) -> T:
+    """Make a long call with the flag that stops it.
+
+    On Python's main thread, which alone handles signals, the call runs on a thread of its own, and what a signal's
+    handler raises (Ctrl-C) sets the flag; elsewhere it is that of `stopped_by`.
+    """
+    flag = getattr(_of_thread, "flag", None)
+    if flag is not None or threading.current_thread() is not threading.main_thread():
+        return call(np.zeros(1, np.int32) if flag is None else flag)
+    flag = np.zeros(1, np.int32)
+    with ThreadPoolExecutor(1) as executor:  # which waits for the call at its end, whatever happens
+        result = executor.submit(call, flag)
+        try:
+            while not result.done():
+                with contextlib.suppress(TimeoutError):
+                    result.result(_LOOK)
+        finally:
+            flag[0] = 1
+    return result.result()
 
 
 def check_array(name: str, array: NDArray[Any], dtype: DTypeLike, shape: tuple[int, ...] | None) -> None:

@@ -16,6 +16,7 @@ from cellrt.kernels.native import (
     MAX_INT64,
     MAX_SIDE,
     _kernels,
+    cancellable,
     check_array,
     check_status,
     thread_count,
@@ -154,8 +155,11 @@ def star_nms_3d(
     n = _check_candidates(prob, dist, points, rays, faces, nms_thresh)
     max_work = whole_number("max_work", max_work, 0, MAX_INT64)
     kept = np.empty(n, np.int64)
-    status, n_kept = _kernels.star_nms_3d(
-        prob, dist, points, rays, faces, nms_thresh, max_work, thread_count(threads), kept
+    n_threads = thread_count(threads)
+    status, n_kept = cancellable(
+        lambda cancel: _kernels.star_nms_3d(
+            prob, dist, points, rays, faces, nms_thresh, max_work, cancel, n_threads, kept
+        )
     )
     _check_suppressed(status, "star_nms_3d", n, max_work)
     return kept[:n_kept].copy()
@@ -194,8 +198,11 @@ def star_settle_3d(
     check_array("is_open", is_open, np.uint8, (n,))
     max_work = whole_number("max_work", max_work, 0, MAX_INT64)
     states = np.empty(n, np.uint8)
-    status = _kernels.star_settle_3d(
-        prob, dist, points, rays, faces, is_open, nms_thresh, max_work, thread_count(threads), states
+    n_threads = thread_count(threads)
+    status = cancellable(
+        lambda cancel: _kernels.star_settle_3d(
+            prob, dist, points, rays, faces, is_open, nms_thresh, max_work, cancel, n_threads, states
+        )
     )
     _check_suppressed(status, "star_settle_3d", n, max_work)
     return states
@@ -264,19 +271,9 @@ def paint_polyhedra_3d(
     marks_overlap = overlap_label is not None
     label = whole_number("overlap_label", overlap_label, -MAX_INT32, MAX_INT32) if overlap_label is not None else 0
     labels = np.empty(triple("shape", shape, 0, MAX_SIDE), np.int32)
-    status = _kernels.paint_polyhedra_3d(
-        dist,
-        centres,
-        order,
-        rays,
-        faces,
-        *triple("origin", origin, -MAX_SIDE, MAX_SIDE),
-        _MODES[mode],
-        marks_overlap,
-        label,
-        thread_count(threads),
-        labels,
-    )
+    where, n_threads = triple("origin", origin, -MAX_SIDE, MAX_SIDE), thread_count(threads)
+    stars, rule = (dist, centres, order, rays, faces), (_MODES[mode], marks_overlap, label)
+    status = cancellable(lambda cancel: _kernels.paint_polyhedra_3d(*stars, *where, *rule, cancel, n_threads, labels))
     check_status(
         status, "paint_polyhedra_3d", "0 < dist <= 2^20, points within 2^20 and vertices within 2^21 voxels, got others"
     )

@@ -31,6 +31,7 @@ _SPACING = 0.5  # of the samples of a line, pixels of the picture
 _CONTRAST = (0.3, 99.7)  # percentiles that become black and white
 _SAMPLES = 1_000_000  # pixels that the contrast is measured on, samples that are drawn at once
 _GAP = 4  # pixels between sections
+_MOST_STRETCH = 4  # times the longer of the other sides: z becomes no longer by an anisotropy
 
 _Outlines = tuple[NDArray[np.float32], NDArray[np.int64]]
 
@@ -84,7 +85,8 @@ def draw_sections(
     z, y, x = cuts
     images = image[:, z], image[:, :, y], image[..., x].swapaxes(1, 2)
     planes = labels[z], labels[:, y], labels[..., x].T
-    depth = max(1, round(n_z * anisotropy))
+    depth = max(1, min(round(n_z * anisotropy), max(n_z, _MOST_STRETCH * max(n_y, n_x))))
+    anisotropy = depth / n_z
     below, beside = n_y + _GAP, n_x + _GAP
     places = ((0, 0, n_y, n_x), (below, 0, depth, n_x), (0, beside, n_y, depth))  # row, column, height, width
 
