@@ -283,8 +283,8 @@ def _bounded(n: int, nms_thresh: float) -> Iterator[None]:
         yield
     except CapacityError as error:
         raise CapacityError(
-            f"expected to suppress {n} candidates within {MAX_WORK_PER_CANDIDATE} steps each, {MAX_WORK} in all, got more "
-            f"with nms_thresh={nms_thresh:g}; raise prob_thresh or lower nms_thresh",
+            f"expected to suppress {n} candidates within {MAX_WORK_PER_CANDIDATE} steps each, {MAX_WORK} in all, got "
+            f"more with nms_thresh={nms_thresh:g}; raise prob_thresh or lower nms_thresh",
             error.status,
         ) from None
 
