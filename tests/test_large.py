@@ -610,14 +610,15 @@ def test_flow_channels_and_normalisation(flow_model):
 def test_flow_percentiles_are_those_of_the_whole_image(flow_model, monkeypatch):
     """Also where the original takes a sample of rows and columns: nothing differs but for tiles."""
     from cellrt import normalize99
+    from cellrt.flow_work import FlowRunner
 
     monkeypatch.setattr(normalize99, "_SIDE", 32)  # sampled from 32^3 pixels on
     image, _ = flow_network.image((400, 300))
     image[:, 150:] *= 1.5
     want = normalize99.normalize99(image[np.newaxis], Normalize99Spec(), threads=1)
     seen = []
-    work = flow_model._work
-    monkeypatch.setattr(flow_model, "_work", lambda image, *others: seen.append(image) or work(image, *others))
+    work = FlowRunner.work
+    monkeypatch.setattr(FlowRunner, "work", lambda self, image, *others: seen.append(image) or work(self, image, *others))
     large(flow_model, image, diameter=16.0, halo=40, tile_pixels=200**2)
     assert len(seen) > 1
     assert np.array_equal(seen[0], np.pad(want, ((0, 1), (0, 0), (0, 0)))[:, : seen[0].shape[1], : seen[0].shape[2]])

@@ -434,8 +434,8 @@ def test_bad_options_are_refused(model, options, message):
 def test_more_candidates_than_allowed(model):
     with pytest.raises(CapacityError, match="expected at most 10 candidates"):
         large(model, volume(), max_candidates=10)
-    with pytest.raises(CapacityError, match="expected at most 200 candidates at a time"):
-        large(model, volume(), max_candidates=200, tile_voxels=3000)
+    with pytest.raises(CapacityError, match="expected at most 500 candidates at a time"):
+        large(model, volume(), max_candidates=500, tile_voxels=3000)
 
 
 def test_a_memory_limit_decides_on_tiles():

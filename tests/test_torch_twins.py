@@ -548,8 +548,8 @@ def test_weights_beyond_float16(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="of at most 65504 for float16, got 70000 in large; export with fp32"):
         onnxfile.in_precision(graph, "fp16")
     for export in (stardist.export, cellpose.export):
-        with pytest.raises(CellrtError, match="expected precision to be one of fp32, fp16, got 'int8'"):
-            export(tmp_path, tmp_path / "m.onnx", precision="int8")
+        with pytest.raises(CellrtError, match="expected precision to be one of fp32, fp16, int8, got 'int4'"):
+            export(tmp_path, tmp_path / "m.onnx", precision="int4")
 
 
 @needs_golden
