@@ -618,7 +618,9 @@ def test_flow_percentiles_are_those_of_the_whole_image(flow_model, monkeypatch):
     want = normalize99.normalize99(image[np.newaxis], Normalize99Spec(), threads=1)
     seen = []
     work = FlowRunner.work
-    monkeypatch.setattr(FlowRunner, "work", lambda self, image, *others: seen.append(image) or work(self, image, *others))
+    monkeypatch.setattr(
+        FlowRunner, "work", lambda self, image, *others: seen.append(image) or work(self, image, *others)
+    )
     large(flow_model, image, diameter=16.0, halo=40, tile_pixels=200**2)
     assert len(seen) > 1
     assert np.array_equal(seen[0], np.pad(want, ((0, 1), (0, 0), (0, 0)))[:, : seen[0].shape[1], : seen[0].shape[2]])
