@@ -36,7 +36,7 @@ def main():
             with Worker("stardist", threads) as original, Worker("cellrt", threads) as ours:
                 report.versions(original, ours)
                 for what, stack in stacks.items():
-                    title = f"NMS of {len(stack['prob']):,} candidates, {what}"
+                    title = f"3D NMS of {len(stack['prob']):,} candidates, {what}"
                     job = ("suppression_3d", title, 50, agree_on_survivors)
                     compare(report, folder, original, ours, *job, stack, options.repeats)
                 for what, stack in whole.items():
@@ -53,7 +53,7 @@ def main():
             loaded = ours.ask(do="peak")["megabytes"]
             seconds = ours.ask(do="run")["seconds"]
             grown = ours.ask(do="peak")["megabytes"] - max(before, loaded)
-            what = f"NMS of {options.many:,} candidates, 96 rays: drawn"
+            what = f"3D NMS of {options.many:,} candidates, 96 rays: drawn"
             row = {"threads": threads, "agreement": "-"}
             report.add(row | {"what": what, "value": seconds, "unit": "s", "target": "60 s"})
             what = f"{what}: memory beyond its inputs"

@@ -39,7 +39,7 @@ HIGHLIGHTS = (
     ("throughput", ""),
     ("kernels_speed", "NMS"),
     ("kernels_speed", "painting"),
-    ("stardist_3d_speed", "NMS"),
+    ("stardist_3d_speed", "3D NMS"),
     ("stardist_3d_speed", "segment 31 x 122"),
     ("flow_speed", "whole post-processing of flows, 2048"),
     ("flow_3d_speed", "whole post-processing"),
