@@ -1,5 +1,7 @@
 """Models of volumes: cells that are there, options, tiles, streams, memory limits, and what is refused."""
 
+import time
+
 import ball_network
 import numpy as np
 import pytest
@@ -205,3 +207,15 @@ def test_candidates_that_cannot_be_are_refused(balls):
         decode(maps, balls.head, shape=(8, 16, 16), prob_thresh=0.1)
     with pytest.raises(CellrtError, match="expected 33 maps"):
         decode(maps[:20], balls.head, shape=(8, 16, 16))
+
+
+def test_a_closed_stream_does_not_wait_for_a_long_suppression(balls):
+    noise = np.random.default_rng(0).random((48, 192, 192), np.float32)  # every voxel is a candidate, none goes
+    stream = balls.stream([noise], prob_thresh=0, nms_thresh=1.0)
+    deadline = time.monotonic() + 60
+    while stream.profile["network"] == 0 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    start = time.monotonic()
+    stream.close()
+    assert time.monotonic() - start < 5
