@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import itertools
 import os
 import subprocess
 import sys
-import threading
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -300,36 +298,3 @@ def test_arguments_that_are_refused(arguments, message):
     }
     with pytest.raises(KernelError, match=message):
         follow(**(usual | arguments))
-
-
-def test_cancel():
-    libraries = sorted((ROOT / "build").rglob("libcellrt.so"))
-    if not libraries:
-        pytest.skip("libcellrt.so is not built: the flag is part of the C interface only")
-    library = ctypes.CDLL(str(libraries[0]))
-    # Steps without an aim: hardly any of these trajectories comes back to where it was within a round.
-    shape = (60, 60)
-    flow = np.random.default_rng(8).normal(0, 5, (2, *shape)).astype(np.float32)
-    cellprob = np.ones(shape, np.float32)
-    pixels, positions = np.empty(cellprob.size, np.int64), np.empty((cellprob.size, 2), np.float32)
-    cancel, n_pixels = ctypes.c_int32(1), ctypes.c_int64()
-
-    def pointer(array: NDArray[Any]) -> ctypes.c_void_p:
-        return array.ctypes.data_as(ctypes.c_void_p)
-
-    def call() -> int:
-        status: int = library.cellrt_flow_follow_2d(
-            pointer(flow), pointer(cellprob), ctypes.c_int64(shape[0]), ctypes.c_int64(shape[1]), ctypes.c_float(0), 3,
-            0, 2**31 - 1, ctypes.byref(cancel), ctypes.c_int64(cellprob.size), 2, ctypes.byref(n_pixels),
-            pointer(pixels), pointer(positions),
-        )  # fmt: skip
-        return status
-
-    assert call() == kernels.ERROR_CANCELLED
-    cancel.value = 0
-    timer = threading.Timer(0.05, lambda: setattr(cancel, "value", 1))
-    timer.start()
-    begin = time.perf_counter()
-    assert call() in (0, kernels.ERROR_CANCELLED)
-    assert time.perf_counter() - begin < 5
-    timer.join()

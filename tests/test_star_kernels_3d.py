@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import signal
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -446,55 +444,8 @@ def test_the_doors_of_polyhedra():
         paint(dist, points, (rays, faces), np.arange(5), (9, 9, 9), overlap_label=0.5)
 
 
-# ---- stopping -----------------------------------------------------------------------------------------------------
-
-
-def long_suppression(mesh: Mesh) -> None:
-    """Seconds of work: polyhedra in one place, of which none suppresses another."""
-    n = 60_000
-    prob = np.linspace(1, 0, n, dtype=np.float32)
-    dist = np.full((n, len(mesh[0])), 6, np.float32)
-    suppress((prob, dist, np.zeros((n, 3), np.int32)), mesh, 1.0, threads=2)
-
-
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer of this system gives a signal")
-def test_ctrl_c_stops_a_suppression() -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    start = time.monotonic()
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.2)
-        with pytest.raises(KeyboardInterrupt):
-            long_suppression(mesh_of(96))
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    assert time.monotonic() - start < 5
-
-
-def test_a_flag_stops_what_another_thread_does() -> None:
-    flag, errors = np.zeros(1, np.int32), []
-
-    def work() -> None:
-        with kernels.stopped_by(flag):
-            try:
-                long_suppression(mesh_of(96))
-            except KernelError as error:
-                errors.append(error)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    time.sleep(0.2)
-    flag[0] = 1
-    thread.join(5)
-    assert not thread.is_alive()
-    assert [error.status for error in errors] == [kernels.ERROR_CANCELLED]
-
-
 @pytest.mark.parametrize("mode", MODES)
-def test_painting_is_stopped_by_a_flag_too(mode: str) -> None:
+def test_painting_is_stopped_by_a_flag(mode: str) -> None:
     dist, points = np.full((9, 32), 5, np.float32), np.zeros((9, 3), np.float32)
     with kernels.stopped_by(np.ones(1, np.int32)), pytest.raises(KernelError) as stopped:
         paint(dist, points, mesh_of(32), np.arange(9), (4, 4, 4), mode)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import reference_nms
-from conftest import GOLDEN, ROOT, reference_file
+from conftest import GOLDEN, reference_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -393,34 +392,6 @@ def test_nothing_at_all():
     stream = kernels.StarNms2D(8, 3, 0)
     prob, dist, points, class_prob = stream.survivors(0.4, 0, 1)
     assert [a.shape for a in (prob, dist, points, class_prob)] == [(0,), (0, 8), (0, 2), (0, 3)]
-
-
-def test_cancel():
-    libraries = sorted((ROOT / "build").rglob("libcellrt.so"))
-    if not libraries:
-        pytest.skip("libcellrt.so is not built: the flag is part of the C interface only")
-    library = ctypes.CDLL(str(libraries[0]))
-    prob, dist, points = crowd(13, n=30000, n_rays=16, radius=5, shape="needle")
-    cancel, n_kept, kept = ctypes.c_int32(1), ctypes.c_int64(), np.empty(30000, np.int64)
-
-    def pointer(array: NDArray[Any]) -> ctypes.c_void_p:
-        return array.ctypes.data_as(ctypes.c_void_p)
-
-    def call() -> int:
-        status: int = library.cellrt_star_nms_2d(
-            pointer(prob), pointer(dist), pointer(points), ctypes.c_int64(30000), 16, ctypes.c_float(0.99),
-            ctypes.c_int64(2**60), ctypes.byref(cancel), 2, ctypes.byref(n_kept), pointer(kept),
-        )  # fmt: skip
-        return status
-
-    assert call() == kernels.ERROR_CANCELLED
-    cancel.value = 0
-    timer = threading.Timer(0.05, lambda: setattr(cancel, "value", 1))
-    timer.start()
-    begin = time.perf_counter()
-    assert call() in (0, kernels.ERROR_CANCELLED)
-    assert time.perf_counter() - begin < 5
-    timer.join()
 
 
 LONG_SUPPRESSION = """

@@ -1,17 +1,13 @@
 // pybind11 over the C++ objects that live across calls (the C interface's functions are bound in _kernels.pyx).
 //
 // Arrays come in checked and are copied; results go out without a copy. The GIL is released while C++ works, also while
-// it waits for another thread's turn on the same object. The suppression, which may take long, stops on Ctrl-C.
+// it waits for another thread's turn on the same object.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
-#include <chrono>
 #include <cstdint>
-#include <future>
 #include <memory>
-#include <optional>
 #include <string>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -43,39 +39,6 @@ auto without_gil(const Work& work, const Explain& explain) {
     } catch (const cellrt::Failure& failure) {
         raise(failure.status(), explain(failure.status()));
     }
-}
-
-// Whether Python handles signals on the calling thread: only its main thread does.
-bool handles_signals() {
-    const py::module_ threading = py::module_::import("threading");
-    return threading.attr("current_thread")().is(threading.attr("main_thread")());
-}
-
-// `work(cancel)`, called without the GIL, which ends soon after the flag is set. On the main thread a signal whose
-// handler raises (Ctrl-C) sets it: the work then runs on a thread of its own, and this one wakes up for signals only.
-template <typename Work>
-auto interruptible(bool watch, const Work& work) {
-    constexpr std::chrono::milliseconds between_looks{50};
-    std::int32_t cancel = 0;
-    if (!watch) return work(&cancel);
-    std::future<decltype(work(&cancel))> result;
-    try {
-        result = std::async(std::launch::async, [&] { return work(&cancel); });
-    } catch (const std::system_error&) {  // no thread to be had: without Ctrl-C, then
-        return work(&cancel);
-    }
-    while (result.wait_for(between_looks) != std::future_status::ready) {
-        const py::gil_scoped_acquire acquired;
-        if (PyErr_CheckSignals() == 0) continue;
-        py::error_already_set interrupt;
-        static_cast<volatile std::int32_t&>(cancel) = 1;  // read as volatile too
-        {
-            const py::gil_scoped_release released;
-            result.wait();
-        }
-        throw interrupt;
-    }
-    return result.get();
 }
 
 std::string shape_text(const std::vector<py::ssize_t>& shape) {
@@ -143,17 +106,15 @@ void add(StarNms2D& self, const py::object& prob, const py::object& dist, const 
         });
 }
 
-py::tuple survivors(const StarNms2D& self, float nms_thresh, std::int64_t max_pairs, std::int32_t n_threads) {
+py::tuple suppressed(const StarNms2D& self, float nms_thresh, std::int64_t max_pairs, const py::object& cancel,
+                     std::int32_t n_threads) {
     if (n_threads < 0)
         raise(CELLRT_ERROR_ARGUMENT, "expected n_threads of at least 0, got " + std::to_string(n_threads));
-    const bool watch = handles_signals();
+    const auto* const flag = elements<std::int32_t>("cancel", cancel, {1});
     StarNms2D::Survivors found = without_gil(
-        [&] {
-            return interruptible(watch, [&](const std::int32_t* cancel) {
-                return self.survivors(nms_thresh, max_pairs, cancel, n_threads);
-            });
-        },
+        [&] { return self.survivors(nms_thresh, max_pairs, flag, n_threads); },
         [&](std::int32_t status) -> std::string {
+            if (status == CELLRT_ERROR_CANCELLED) return cellrt_status_text(status);
             if (status == CELLRT_ERROR_CAPACITY)
                 return "expected at most " + std::to_string(max_pairs) +
                        " pairs of overlapping candidates to compare, got more: raise prob_thresh or max_pairs";
@@ -175,8 +136,8 @@ PYBIND11_MODULE(_engine, module, py::mod_gil_not_used()) {
         .def(py::init(&create), py::arg("n_rays"), py::arg("n_class_channels"), py::arg("max_candidates"))
         .def("add", &add, py::arg("prob"), py::arg("dist"), py::arg("points"), py::arg("class_prob"),
              "Copy the candidates of one tile; on an error nothing has changed.")
-        .def("survivors", &survivors, py::arg("nms_thresh"), py::arg("max_pairs"), py::arg("n_threads"),
-             "prob, dist, points and class_prob (or None) of the survivors, best first.")
+        .def("suppressed", &suppressed, py::arg("nms_thresh"), py::arg("max_pairs"), py::arg("cancel"),
+             py::arg("n_threads"), "prob, dist, points and class_prob (or None) of the survivors, best first.")
         .def("__len__", [](const StarNms2D& self) {
             const py::gil_scoped_release released;
             return self.size();

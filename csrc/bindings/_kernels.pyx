@@ -117,13 +117,13 @@ def star_candidates_2d(const float[:, :, ::1] maps, int32_t n_rays, int32_t n_cl
 
 
 def star_nms_2d(const float[::1] prob, const float[:, ::1] dist, const int32_t[:, ::1] points, float nms_thresh,
-                int64_t max_pairs, int32_t n_threads, int64_t[::1] kept):
+                int64_t max_pairs, const int32_t[::1] cancel, int32_t n_threads, int64_t[::1] kept):
     cdef int32_t status
     cdef int32_t n_rays = <int32_t>dist.shape[1]
     cdef int64_t n_kept = 0
     with nogil:
         status = c.cellrt_star_nms_2d(&prob[0], &dist[0, 0], &points[0, 0], prob.shape[0], n_rays, nms_thresh,
-                                      max_pairs, NULL, n_threads, &n_kept, &kept[0])
+                                      max_pairs, &cancel[0], n_threads, &n_kept, &kept[0])
     return status, n_kept
 
 
@@ -213,13 +213,13 @@ def count_flow_follow_2d(const float[:, :, ::1] flow, const float[:, ::1] cellpr
 
 
 def flow_follow_2d(const float[:, :, ::1] flow, const float[:, ::1] cellprob, float cellprob_thresh, int32_t dynamics,
-                   int32_t interpolate, int32_t n_iter, int32_t n_threads, int64_t[::1] pixels,
-                   float[:, ::1] positions):
+                   int32_t interpolate, int32_t n_iter, const int32_t[::1] cancel, int32_t n_threads,
+                   int64_t[::1] pixels, float[:, ::1] positions):
     cdef int32_t status
     cdef int64_t n_pixels = 0
     with nogil:
         status = c.cellrt_flow_follow_2d(&flow[0, 0, 0], &cellprob[0, 0], cellprob.shape[0], cellprob.shape[1],
-                                         cellprob_thresh, dynamics, interpolate, n_iter, NULL, pixels.shape[0],
+                                         cellprob_thresh, dynamics, interpolate, n_iter, &cancel[0], pixels.shape[0],
                                          n_threads, &n_pixels, &pixels[0], &positions[0, 0])
     return status
 

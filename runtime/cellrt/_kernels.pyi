@@ -74,6 +74,7 @@ def star_nms_2d(
     points: NDArray[np.int32],
     nms_thresh: float,
     max_pairs: int,
+    cancel: NDArray[np.int32],
     n_threads: int,
     kept: NDArray[np.int64],
 ) -> tuple[int, int]: ...
@@ -128,6 +129,7 @@ def flow_follow_2d(
     dynamics: int,
     interpolate: int,
     n_iter: int,
+    cancel: NDArray[np.int32],
     n_threads: int,
     pixels: NDArray[np.int64],
     positions: NDArray[np.float32],

@@ -26,12 +26,12 @@ from cellrt.kernels.native import (
     ERROR_DATA,
     ERROR_INTERNAL,
     ERROR_MEMORY,
-    StarNms2D,
     _kernels,
     stopped_by,
 )
 from cellrt.kernels.pixels import normalize, percentiles, resize_linear
 from cellrt.kernels.star_2d import (
+    StarNms2D,
     object_probability_2d,
     paint_polygons_2d,
     star_candidates_2d,

@@ -12,6 +12,7 @@ from cellrt.kernels.native import (
     MAX_INT32,
     MAX_SIDE,
     _kernels,
+    cancellable,
     check_array,
     check_labels_status,
     check_status,
@@ -69,8 +70,9 @@ def flow_follow_2d(
     status, n = _kernels.count_flow_follow_2d(flow, cellprob, cellprob_threshold, version, n_threads)
     pixels, positions = np.empty(n, np.int64), np.empty((n, 2), np.float32)
     if status == ERROR_CAPACITY:
-        status = _kernels.flow_follow_2d(
-            flow, cellprob, cellprob_threshold, version, int(interpolate), n_iter, n_threads, pixels, positions
+        how = (cellprob_threshold, version, int(interpolate), n_iter)
+        status = cancellable(
+            lambda cancel: _kernels.flow_follow_2d(flow, cellprob, *how, cancel, n_threads, pixels, positions)
         )
     check_status(status, "flow_follow_2d", "finite flows inside cells, got NaN or infinity")
     return pixels, positions

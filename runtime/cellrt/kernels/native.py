@@ -16,8 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 from cellrt.errors import CellrtError, DataError, KernelError
 
 try:
-    from cellrt import _kernels
-    from cellrt._engine import StarNms2D
+    from cellrt import _engine, _kernels
     from cellrt._kernels import (
         DYNAMICS_V3,
         DYNAMICS_V4,
@@ -47,7 +46,7 @@ __all__ = [
     "MAX_INT32",
     "MAX_INT64",
     "MAX_SIDE",
-    "StarNms2D",
+    "_engine",
     "_kernels",
     "cancellable",
     "check_array",
@@ -93,7 +92,10 @@ def cancellable(call: Callable[[NDArray[np.int32]], T]) -> T:
         return call(np.zeros(1, np.int32) if flag is None else flag)
     flag = np.zeros(1, np.int32)
     with ThreadPoolExecutor(1) as executor:  # which waits for the call at its end, whatever happens
-        result = executor.submit(call, flag)
+        try:
+            result = executor.submit(call, flag)
+        except RuntimeError:  # no thread to be had, or Python is about to end: without Ctrl-C, then
+            return call(flag)
         try:
             while not result.done():
                 with contextlib.suppress(TimeoutError):

@@ -13,7 +13,9 @@ from cellrt.kernels.native import (
     MAX_INT32,
     MAX_INT64,
     MAX_SIDE,
+    _engine,
     _kernels,
+    cancellable,
     check_array,
     check_status,
     pair,
@@ -138,8 +140,10 @@ def star_nms_2d(
     if not 0 <= nms_thresh <= 1:
         raise KernelError(f"expected nms_thresh between 0 and 1, got {nms_thresh}", ERROR_ARGUMENT)
     max_pairs = whole_number("max_pairs", max_pairs, 0, MAX_INT64)
-    kept = np.empty(n, np.int64)
-    status, n_kept = _kernels.star_nms_2d(prob, dist, points, nms_thresh, max_pairs, thread_count(threads), kept)
+    kept, n_threads = np.empty(n, np.int64), thread_count(threads)
+    status, n_kept = cancellable(
+        lambda cancel: _kernels.star_nms_2d(prob, dist, points, nms_thresh, max_pairs, cancel, n_threads, kept)
+    )
     if status == ERROR_CAPACITY:
         raise CapacityError(
             f"expected at most {max_pairs} pairs of overlapping candidates to compare, got more from {n} "
@@ -148,6 +152,62 @@ def star_nms_2d(
         )
     check_status(status, "star_nms_2d", "prob without NaN, 0 < dist <= 2^20 and points within 2^30, got others")
     return kept[:n_kept].copy()
+
+
+class StarNms2D(_engine.StarNms2D):
+    """Suppression of star-convex candidates that arrive tile by tile.
+
+    The survivors are those of `star_nms_2d` on all candidates in row-major order of their points, in whichever order
+    the tiles came, as long as no two tiles have the same point. Candidates are copied and kept until the object goes.
+    Any thread may call any method; calls on one object wait for each other, without the GIL.
+
+    Parameters
+    ----------
+    n_rays : int
+        3..1024.
+    n_class_channels : int
+        Values that each candidate carries along; 0: none.
+    max_candidates : int
+        Most candidates that may be added, below 2^32.
+
+    Raises
+    ------
+    KernelError
+        A number is out of range.
+    """
+
+    def survivors(
+        self, nms_thresh: float, max_pairs: int, n_threads: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32], NDArray[np.float32] | None]:
+        """Survivors of all candidates so far, best first; more candidates may be added afterwards.
+
+        Parameters
+        ----------
+        nms_thresh : float
+            In [0, 1]: overlap (intersection over the smaller area) above which the weaker candidate is dropped.
+        max_pairs : int
+            Limit on the work, as for `star_nms_2d`.
+        n_threads : int
+            0 uses every usable core; the result is the same for any number.
+
+        Returns
+        -------
+        prob : float32 (n,)
+            Descending; ties in ascending order of (y, x), then of arrival.
+        dist : float32 (n, n_rays)
+        points : int32 (n, 2)
+        class_prob : float32 (n, n_class_channels) or None
+
+        Raises
+        ------
+        CapacityError
+            It would take more pairs.
+        KernelError
+            A number is out of range.
+        KeyboardInterrupt
+            Ctrl-C on the main thread, within about 0.1 s; so does whatever another signal's handler raises.
+        """
+        return cancellable(lambda cancel: self.suppressed(nms_thresh, max_pairs, cancel, n_threads))
 
 
 def star_outlines_2d(
