@@ -32,7 +32,7 @@ ROOMS = [
     ["stream", "large"],
     ["model"],
     ["star_work", "flow_volume"],
-    ["flow_work"],
+    ["flow_work", "star_base"],
     ["star_model", "flow_model", "star_model_3d"],
     ["catalogue", "zoo"],
     ["cli_evaluate"],

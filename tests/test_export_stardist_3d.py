@@ -854,7 +854,7 @@ def test_8_bits_are_refused(folder: Path) -> None:
 
 
 def test_a_network_that_its_test_image_confuses_gets_no_self_test(folder: Path, monkeypatch, caplog) -> None:
-    monkeypatch.setattr("cellrt.heads.star_3d.MAX_CANDIDATES", 1)
+    monkeypatch.setattr("cellrt.heads.star_3d.Collector3D._most", 1)
     (folder / "thresholds.json").write_text('{"prob": 0.001, "nms": 0.4}')
     written = stardist.export(folder, folder.parent / "confused.onnx")
     assert written.manifest.selftest is None

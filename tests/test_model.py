@@ -212,7 +212,7 @@ def test_bad_arguments_are_refused(model, arguments, message):
 
 
 def test_more_candidates_than_the_cap(model, monkeypatch):
-    monkeypatch.setattr(star, "MAX_CANDIDATES", 50)
+    monkeypatch.setattr(star.Collector, "_most", 50)
     with pytest.raises(CapacityError, match=r"expected at most 50 candidates.*raise prob_thresh"):
         model.segment(blobs()[0], prob_thresh=0.01)
 

@@ -235,7 +235,7 @@ def test_images_of_one_tile_shape_and_other_batches(star, monkeypatch):
     images = [blobs((208, 200), 0), blobs((224, 200), 1), blobs((208, 200), 2)]
     want = [star.segment(image, tiles=(2, 1)).labels for image in images]
     monkeypatch.setattr(star, "providers", ("CUDAExecutionProvider",))
-    monkeypatch.setattr("cellrt.star_model.MAX_TILE_PIXELS", 100_000)
+    monkeypatch.setattr("cellrt.star_model.StarModel._max_tile_pixels", 100_000)
     for _ in range(3):
         found = list(star.stream(images, tiles=(2, 1), workers=3))
         assert all(np.array_equal(result.instances.labels, labels) for result, labels in zip(found, want, strict=True))

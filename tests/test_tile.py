@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cellrt.errors import CellrtError
-from cellrt.stitch import Blend, place, place_3d
-from cellrt.tile import halving, largest, overlapping, padded, plan, plan_3d
+from cellrt.stitch import Blend, place
+from cellrt.tile import halving, largest, overlapping, padded, plan
 
 axes = st.tuples(st.integers(1, 60), st.integers(0, 70), st.sampled_from([1, 2, 4, 16]), st.integers(1, 9))
 
@@ -44,13 +44,12 @@ def test_laws_of_volumes(z, y, x, max_voxels, chosen):
     multiple, halo = tuple(axis[2] for axis in axes), tuple(axis[1] for axis in axes)
     shape = tuple(axis[0] * axis[2] for axis in axes)
     counts = tuple(axis[3] for axis in axes) if chosen else None
-    tiles = plan_3d(shape, halo=halo, multiple=multiple, max_voxels=max_voxels, tiles=counts)
+    tiles = plan(shape, halo=halo, multiple=multiple, max_pixels=max_voxels, tiles=counts)
     covered = np.zeros(shape, int)
     for tile in tiles:
-        covered[slice(*tile.keep_z), slice(*tile.keep_y), slice(*tile.keep_x)] += 1
-        reads, keeps = (tile.read_z, tile.read_y, tile.read_x), (tile.keep_z, tile.keep_y, tile.keep_x)
-        assert tile.shape == tuple(end - begin for begin, end in reads)
-        for read, keep, side, reach, step in zip(reads, keeps, shape, halo, multiple, strict=True):
+        covered[tuple(slice(*span) for span in tile.keeps)] += 1
+        assert tile.shape == tuple(end - begin for begin, end in tile.reads)
+        for read, keep, side, reach, step in zip(tile.reads, tile.keeps, shape, halo, multiple, strict=True):
             assert all(edge % step == 0 for edge in (*read, *keep))
             assert 0 <= read[0] <= keep[0] < keep[1] <= read[1] <= side
             assert read[0] == 0 or keep[0] - read[0] >= reach
@@ -69,7 +68,7 @@ def test_laws_of_volumes(z, y, x, max_voxels, chosen):
 
 
 def test_a_flat_volume_is_planned_as_an_image():
-    flat = plan_3d((8, 2048, 2048), halo=(4, 96, 96), multiple=(8, 16, 16), max_voxels=8 * 2_500_000)
+    flat = plan((8, 2048, 2048), halo=(4, 96, 96), multiple=(8, 16, 16), max_pixels=8 * 2_500_000)
     planes = plan((2048, 2048), halo=(96, 96), multiple=(16, 16), max_pixels=2_500_000)
     assert [(t.read_y, t.read_x, t.keep_y, t.keep_x) for t in flat] == [
         (t.read_y, t.read_x, t.keep_y, t.keep_x) for t in planes
@@ -77,13 +76,13 @@ def test_a_flat_volume_is_planned_as_an_image():
 
 
 def test_large_volumes_plan_quickly():
-    tiles = plan_3d((2000, 4000, 4000), halo=(20, 40, 40), multiple=(4, 8, 8), max_voxels=4_000_000)
+    tiles = plan((2000, 4000, 4000), halo=(20, 40, 40), multiple=(4, 8, 8), max_pixels=4_000_000)
     assert len(tiles) * np.prod(tiles[0].shape) < 5 * 2000 * 4000 * 4000  # a cube would read as many
 
 
 def test_wide_halos_take_more_than_is_asked_for():
     """Tiles of just more than two halos would be 281,216 here, and each keep a thousandth of what it reads."""
-    tiles = plan_3d((200, 1024, 1024), halo=(46, 92, 92), multiple=(4, 8, 8), max_voxels=3_000_000)
+    tiles = plan((200, 1024, 1024), halo=(46, 92, 92), multiple=(4, 8, 8), max_pixels=3_000_000)
     assert len(tiles) < 200
     assert 3_000_000 < np.prod(tiles[0].shape) <= (3 * 48) * (3 * 96) ** 2
 
@@ -112,7 +111,7 @@ def test_bad_counts_are_refused(tiles):
 @pytest.mark.parametrize("tiles", [(0, 1, 1), (1, 1), (1, 1, 1.5), 3])
 def test_bad_counts_of_a_volume_are_refused(tiles):
     with pytest.raises(CellrtError, match="expected tiles as three whole numbers"):
-        plan_3d((8, 8, 8), halo=(0, 0, 0), multiple=(1, 1, 1), max_voxels=10**6, tiles=tiles)
+        plan((8, 8, 8), halo=(0, 0, 0), multiple=(1, 1, 1), max_pixels=10**6, tiles=tiles)
 
 
 def test_padded():
@@ -132,9 +131,9 @@ def test_place_puts_tiles_together():
 def test_place_puts_volumes_together():
     whole = np.random.default_rng(0).random((3, 20, 40, 60)).astype(np.float32)
     result = np.full_like(whole, np.nan)
-    for tile in plan_3d((20, 80, 240), halo=(2, 8, 16), multiple=(4, 4, 8), max_voxels=10**9, tiles=(2, 3, 4)):
-        (z0, z1), (y0, y1), (x0, x1) = tile.read_z, tile.read_y, tile.read_x
-        place_3d(result, whole[:, z0:z1, y0 // 2 : y1 // 2, x0 // 4 : x1 // 4], tile, (1, 2, 4))
+    for tile in plan((20, 80, 240), halo=(2, 8, 16), multiple=(4, 4, 8), max_pixels=10**9, tiles=(2, 3, 4)):
+        (z0, z1), (y0, y1), (x0, x1) = tile.reads
+        place(result, whole[:, z0:z1, y0 // 2 : y1 // 2, x0 // 4 : x1 // 4], tile, (1, 2, 4))
     assert np.array_equal(result, whole)
 
 

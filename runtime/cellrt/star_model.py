@@ -1,13 +1,8 @@
-"""A star model: image, normalise, (resize,) tile, session, star head.
-
-`StarModel._work` is the table of contents of StarDist's side of this package.
-"""
+"""A star model of images. What it shares with that of volumes, the way of an image included, is in `star_base`."""
 
 from __future__ import annotations
 
-import math
-import numbers
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,23 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cellrt.errors import CellrtError, ModelError
 from cellrt.heads import star
 from cellrt.image import as_image, as_volume
 from cellrt.instances import Instances
-from cellrt.manifest import Manifest, PercentileSpec, StarSpec, pair
-from cellrt.memory import MemoryLimit
-from cellrt.model import Model
-from cellrt.normalize import Normalize, asked_for, normalize_volume
+from cellrt.manifest import StarSpec
+from cellrt.normalize import Normalize, normalize_volume
 from cellrt.normalize import normalize as normalize_image
 from cellrt.planes import PlanesWork, checked_threshold, stitch_instances
 from cellrt.pool import Found, Work, complete
-from cellrt.resize import require_size, zoom_linear
-from cellrt.session import Session
-from cellrt.star_work import BATCH_ELSEWHERE, StarWork, cut
-from cellrt.stitch import place
+from cellrt.resize import zoom_linear
+from cellrt.star_base import AnyStarModel, factors
+from cellrt.star_work import StarWork
 from cellrt.stream import Route
-from cellrt.tile import Tile, checked, padded, plan
+from cellrt.tile import padded
 
 if TYPE_CHECKING:
     from cellrt.large.result import LargeInstances
@@ -40,10 +31,11 @@ if TYPE_CHECKING:
 # A full-width StarDist network needs about 0.25 kB per pixel that it reads at once: 1.1 GB. Smaller tiles need less
 # memory, but compute their halos more often.
 MAX_TILE_PIXELS = 4_400_000
-_CANDIDATES_PER_SAMPLE = 0.16  # of the maps, in a field full of cells; with what suppressing them takes
+
+_factors = partial(factors, n_axes=2)
 
 
-class StarModel(Model):
+class StarModel(AnyStarModel[StarSpec]):
     """A network whose objects are star-convex polygons (StarDist); `cellrt.load` opens one.
 
     Attributes
@@ -54,15 +46,9 @@ class StarModel(Model):
         As of every `Model`.
     """
 
-    def __init__(
-        self, session: Session, manifest: Manifest, *, threads: int, memory: MemoryLimit | None = None
-    ) -> None:
-        super().__init__(session, manifest, threads=threads, memory=memory)
-        if not isinstance(manifest.head, StarSpec) or not isinstance(manifest.normalize, PercentileSpec):
-            kinds = f"{manifest.head.kind!r} with {manifest.normalize.kind!r}"
-            raise ModelError(f"expected a head with the normalisation of its kind, got {kinds}; export the model again")
-        self.head = manifest.head
-        self._normalize = manifest.normalize
+    _kind, _collector, _word = StarSpec, star.Collector, "image"
+    _max_tile_pixels, _candidates_per_sample = MAX_TILE_PIXELS, 0.16
+    _normalized, _zoomed = staticmethod(normalize_image), staticmethod(zoom_linear)
 
     def segment(
         self,
@@ -244,21 +230,7 @@ class StarModel(Model):
             ``class_prob`` float32 (n_classes + 1, Y / grid, X / grid) if the network tells classes apart; sides are
             rounded up.
         """
-        pixels = self._pixels(image, axes, channels)
-        ready, shape = self._prepare(pixels, normalize, (1.0, 1.0), self._threads)
-        head = self.head
-        grid_y, grid_x = head.grid
-        whole = np.empty((head.n_maps, ready.shape[1] // grid_y, ready.shape[2] // grid_x), np.float32)
-        planned, _ = self._plan(ready, tiles, self._needed(pixels, ready) + whole.nbytes)
-        for tile in planned:
-            batch = np.ascontiguousarray(cut(ready, tile))[np.newaxis]
-            # the maps get no name: kept until the next run, they would take memory from it
-            place(whole, self._network(batch)["maps"][0], tile, head.grid)
-        whole = whole[:, : -(-shape[0] // grid_y), : -(-shape[1] // grid_x)]
-        maps_by_name = {"prob": whole[0], "dist": whole[1 : 1 + head.n_rays]}
-        if head.n_classes is not None:
-            maps_by_name["class_prob"] = whole[1 + head.n_rays :]
-        return maps_by_name
+        return self._maps(self._pixels(image, axes, channels), normalize=normalize, tiles=tiles)
 
     def _streaming(
         self,
@@ -281,11 +253,7 @@ class StarModel(Model):
             "scale": scale,
             "tiles": tiles,
         }
-        for name, value in (("prob_thresh", prob_thresh), ("nms_thresh", nms_thresh)):
-            if value is not None:
-                star.threshold(name, value)
-        checked(tiles)
-        _factors(scale, None)
+        self._check(prob_thresh, nms_thresh, scale, tiles)
         return Route(
             axes,
             partial(self._pixels, channels=channels, stack=stitch_threshold is not None),
@@ -327,113 +295,3 @@ class StarModel(Model):
             return Found(stitch_instances(planes, stitch_threshold, threads=threads))
 
         return PlanesWork(depth, begin, end, then)
-
-    def _image_work(
-        self,
-        pixels: NDArray[Any],
-        *,
-        normalize: Normalize,
-        prob_thresh: float | None,
-        nms_thresh: float | None,
-        scale: float | tuple[float, float] | None,
-        tiles: tuple[int, int] | None,
-        threads: int,
-    ) -> StarWork:
-        """One image (C, Y, X) on its way: normalised, cut into tiles; the rest is up to `StarWork`."""
-        factors = _factors(scale, (pixels.shape[1], pixels.shape[2]))
-        ready, shape = self._prepare(pixels, normalize, factors, threads)
-        head = self.head
-        collector = star.Collector(
-            head,
-            shape=shape,
-            padded=(ready.shape[1], ready.shape[2]),
-            prob_thresh=head.prob_thresh if prob_thresh is None else prob_thresh,
-            nms_thresh=head.nms_thresh if nms_thresh is None else nms_thresh,
-            threads=threads,
-        )
-        finish = partial(
-            collector.finish,
-            out_shape=(pixels.shape[1], pixels.shape[2]),
-            scale=(1 / factors[0], 1 / factors[1]),
-        )
-        planned, max_pixels = self._plan(ready, tiles, self._needed(pixels, ready))
-        on_cpu = self.providers[0] == "CPUExecutionProvider"
-        batch_size = 1 if on_cpu else min(BATCH_ELSEWHERE, max(1, max_pixels // math.prod(planned[0].shape)))
-
-        def take(tile: Tile, maps: NDArray[np.float32]) -> None:
-            collector.add(maps, origin=tile.origin, window=tile.window(head.grid))
-
-        return StarWork(ready, planned, batch_size, take, finish)
-
-    @property
-    def _multiple(self) -> tuple[int, int]:
-        """What the sides of the network's input are multiples of."""
-        return pair(self.manifest.tile.multiple)
-
-    @property
-    def _halo(self) -> tuple[int, int]:
-        """How far a cut spoils the maps."""
-        return pair(self.manifest.tile.halo)
-
-    def _decode_whole(self, maps: NDArray[np.float32]) -> Instances:
-        """Instances of the maps of an image that is one tile without padding."""
-        grid_y, grid_x = self.head.grid
-        shape = (maps.shape[1] * grid_y, maps.shape[2] * grid_x)
-        return star.decode(maps, self.head, shape=shape, threads=self._threads)
-
-    def _prepare(
-        self, pixels: NDArray[Any], normalize: Normalize, factors: tuple[float, float], threads: int
-    ) -> tuple[NDArray[np.float32], tuple[int, int]]:
-        """The network's padded input, float32 (C, Y, X), and its shape (y, x) without padding."""
-        spec = self._percentiles(normalize)
-        shape = (pixels.shape[1], pixels.shape[2])
-        if factors == (1.0, 1.0):
-            return normalize_image(pixels, spec, out_shape=padded(shape, self._multiple), threads=threads), shape
-        scaled = zoom_linear(normalize_image(pixels, spec, out_shape=shape, threads=threads), factors)
-        shape = (scaled.shape[1], scaled.shape[2])
-        return normalize_image(scaled, None, out_shape=padded(shape, self._multiple), threads=threads), shape
-
-    def _percentiles(self, normalize: Normalize) -> PercentileSpec | None:
-        """The normalisation that an argument of `segment` asks for."""
-        return asked_for(normalize, self._normalize)
-
-    def _plan(
-        self, ready: NDArray[np.float32], tiles: tuple[int, int] | None, needed: int
-    ) -> tuple[tuple[Tile, ...], int]:
-        """The tiles of a padded image, and how many pixels the network may read at once.
-
-        `needed` are the bytes that the image needs beside the network, for the memory limit if there is one.
-        """
-        limit = self._memory
-        max_pixels = MAX_TILE_PIXELS
-        if limit is not None:
-            halo_y, halo_x = padded(self._halo, self._multiple)
-            least = 4 * halo_y * 4 * halo_x  # in smaller tiles most pixels would be computed more than four times
-            max_pixels = limit.tile_pixels(needed, least=least, most=max_pixels)
-        shape = (ready.shape[1], ready.shape[2])
-        planned = plan(shape, halo=self._halo, multiple=self._multiple, max_pixels=max_pixels, tiles=tiles)
-        if limit is not None:
-            advice = "allow more, or cut the image" if tiles is None else "allow more, or ask for more tiles"
-            limit.require(math.prod(planned[0].shape), needed, advice)
-        return planned, max_pixels
-
-    def _needed(self, pixels: NDArray[Any], ready: NDArray[np.float32]) -> int:
-        """Bytes that an image (C, Y, X) needs beside the network: it, what the network sees, candidates, labels."""
-        grid_y, grid_x = self.head.grid
-        n_candidates = _CANDIDATES_PER_SAMPLE * ready[0].size / (grid_y * grid_x)
-        labels = 4 * pixels[0].size
-        return int(pixels.nbytes + ready.nbytes + n_candidates * 4 * (self.head.n_rays + 8) + labels)
-
-
-def _factors(scale: float | tuple[float, float] | None, shape: tuple[int, int] | None) -> tuple[float, float]:
-    """The factors (y, x) that `scale` asks for, checked against the image's sides where those are known."""
-    if scale is None:
-        return (1.0, 1.0)
-    values = (scale, scale) if isinstance(scale, numbers.Real) else tuple(scale) if isinstance(scale, Iterable) else ()
-    if len(values) != 2 or not all(isinstance(value, numbers.Real) and 0 < value < np.inf for value in values):
-        raise CellrtError(f"expected scale to be a positive number or two of them (y, x), got {scale!r}")
-    factors = (float(values[0]), float(values[1]))
-    if shape is not None:
-        sizes = [round(side * factor) for side, factor in zip(shape, factors, strict=True)]
-        require_size(sizes, shape, f"scale {scale}")
-    return factors

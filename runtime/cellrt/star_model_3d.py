@@ -1,13 +1,9 @@
-"""A star model of volumes: volume, normalise, (resize,) tile, session, star3d head.
-
-`StarModel3D._work` is the table of contents of StarDist 3D's side of this package; `star_model` is its twin for images.
-"""
+"""A star model of volumes. What it shares with that of images, the way of a volume included, is in `star_base`."""
 
 from __future__ import annotations
 
 import math
-import numbers
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,22 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cellrt.errors import CellrtError, ModelError
+from cellrt.errors import CellrtError
 from cellrt.heads import star_3d
-from cellrt.heads.star import threshold
 from cellrt.image import as_volume
 from cellrt.instances import Instances
-from cellrt.manifest import Manifest, PercentileSpec, Star3DSpec, triple
-from cellrt.memory import MemoryLimit
-from cellrt.model import Model
+from cellrt.manifest import Star3DSpec, triple
 from cellrt.normalize import Normalize, asked_for, normalize_volume
 from cellrt.pool import complete
-from cellrt.resize import require_size, zoom_linear_3d
-from cellrt.session import Session
-from cellrt.star_work import BATCH_ELSEWHERE, StarWork, cut
-from cellrt.stitch import place_3d
+from cellrt.resize import zoom_linear_3d
+from cellrt.star_base import AnyStarModel, factors
 from cellrt.stream import Route
-from cellrt.tile import Tile3D, checked_3d, padded, plan_3d
+from cellrt.tile import padded
 
 if TYPE_CHECKING:
     from cellrt.large.result import LargeInstances
@@ -38,7 +29,6 @@ if TYPE_CHECKING:
 
 # A network of the usual width needs about 0.4 kB per voxel that it reads at once: 1.2 GB.
 MAX_TILE_VOXELS = 3_000_000
-_CANDIDATES_PER_SAMPLE = 0.1  # of the maps, in a volume full of cells
 # Of what the network needs for a tile of a volume larger than memory. With halos of 46 voxels, tiles of half the size
 # compute twice as many voxels in all.
 _LARGE_TILE_BYTES = 1_800_000_000
@@ -46,9 +36,10 @@ _BYTES_PER_VOXEL = 500.0  # of models whose files do not tell
 _BESIDE_LARGE_TILES = 900_000_000  # bytes: candidates that wait, what they are decided with, and a slab of labels
 
 Factors = tuple[float, float, float]
+_factors = partial(factors, n_axes=3)
 
 
-class StarModel3D(Model):
+class StarModel3D(AnyStarModel[Star3DSpec]):
     """A network whose objects are star-convex bodies in a volume (StarDist 3D); `cellrt.load` opens one.
 
     Attributes
@@ -59,15 +50,9 @@ class StarModel3D(Model):
         As of every `Model`.
     """
 
-    def __init__(
-        self, session: Session, manifest: Manifest, *, threads: int, memory: MemoryLimit | None = None
-    ) -> None:
-        super().__init__(session, manifest, threads=threads, memory=memory)
-        if not isinstance(manifest.head, Star3DSpec) or not isinstance(manifest.normalize, PercentileSpec):
-            kinds = f"{manifest.head.kind!r} with {manifest.normalize.kind!r}"
-            raise ModelError(f"expected a head with the normalisation of its kind, got {kinds}; export the model again")
-        self.head = manifest.head
-        self._normalize = manifest.normalize
+    _kind, _collector, _word = Star3DSpec, star_3d.Collector3D, "volume"
+    _max_tile_pixels, _candidates_per_sample = MAX_TILE_VOXELS, 0.2  # a tenth of the maps, twice
+    _normalized, _zoomed = staticmethod(normalize_volume), staticmethod(zoom_linear_3d)
 
     def segment(
         self,
@@ -127,8 +112,8 @@ class StarModel3D(Model):
         CapacityError
             If there are too many candidates to suppress: `prob_thresh` is too low.
         """
-        work = self._work(
-            self._voxels(image, axes, channels),
+        work = self._image_work(
+            self._pixels(image, axes, channels),
             normalize=normalize,
             prob_thresh=prob_thresh,
             nms_thresh=nms_thresh,
@@ -265,22 +250,7 @@ class StarModel3D(Model):
             voxels, and ``class_prob`` float32 (n_classes + 1, ...) if the network tells classes apart; sides are
             rounded up.
         """
-        voxels = self._voxels(image, axes, channels)
-        ready, shape = self._prepare(voxels, normalize, (1.0, 1.0, 1.0), self._threads)
-        head = self.head
-        whole = np.empty(
-            (head.n_maps, *(side // g for side, g in zip(ready.shape[1:], head.grid, strict=True))), np.float32
-        )
-        planned, _ = self._plan(ready, tiles, self._needed(voxels, ready) + whole.nbytes)
-        for tile in planned:
-            batch = np.ascontiguousarray(cut(ready, tile))[np.newaxis]
-            place_3d(whole, self._network(batch)["maps"][0], tile, head.grid)
-        inside = tuple(slice(-(-side // g)) for side, g in zip(shape, head.grid, strict=True))
-        whole = whole[(slice(None), *inside)]
-        maps_by_name = {"prob": whole[0], "dist": whole[1 : 1 + head.n_rays]}
-        if head.n_classes is not None:
-            maps_by_name["class_prob"] = whole[1 + head.n_rays :]
-        return maps_by_name
+        return self._maps(self._pixels(image, axes, channels), normalize=normalize, tiles=tiles)
 
     def _streaming(
         self,
@@ -296,17 +266,13 @@ class StarModel3D(Model):
         overlap_label: int | None = None,
     ) -> Route:
         """How the volumes of a stream go; the options of `segment`."""
-        for name, value in (("prob_thresh", prob_thresh), ("nms_thresh", nms_thresh)):
-            if value is not None:
-                threshold(name, value)
-        checked_3d(tiles)
-        _factors(scale, None)
+        self._check(prob_thresh, nms_thresh, scale, tiles)
         return Route(
             axes,
-            partial(self._voxels, channels=channels),
+            partial(self._pixels, channels=channels),
             partial(
-                self._work,
-                normalize=asked_for(normalize, self._normalize),
+                self._image_work,
+                normalize=self._percentiles(normalize),
                 prob_thresh=prob_thresh,
                 nms_thresh=nms_thresh,
                 scale=scale,
@@ -316,109 +282,6 @@ class StarModel3D(Model):
             ),
         )
 
-    def _voxels(self, image: ArrayLike, axes: str | None, channels: int | Sequence[int] | None = None) -> NDArray[Any]:
+    def _pixels(self, image: ArrayLike, axes: str | None, channels: int | Sequence[int] | None = None) -> NDArray[Any]:
         """The channels that the network gets, (C, Z, Y, X), as they are."""
         return as_volume(image, axes, channels, n_channels=self.manifest.input.n_channels)
-
-    def _work(
-        self,
-        voxels: NDArray[Any],
-        *,
-        normalize: Normalize,
-        prob_thresh: float | None,
-        nms_thresh: float | None,
-        scale: float | Factors | None,
-        tiles: tuple[int, int, int] | None,
-        painting: star_3d.Painting,
-        threads: int,
-    ) -> StarWork:
-        """One volume (C, Z, Y, X) on its way: normalised, cut into tiles; the rest is up to `StarWork`."""
-        out_shape = _sides(voxels)
-        factors = _factors(scale, out_shape)
-        ready, shape = self._prepare(voxels, normalize, factors, threads)
-        head = self.head
-        collector = star_3d.Collector3D(
-            head,
-            shape=shape,
-            padded=_sides(ready),
-            prob_thresh=head.prob_thresh if prob_thresh is None else prob_thresh,
-            nms_thresh=head.nms_thresh if nms_thresh is None else nms_thresh,
-            threads=threads,
-        )
-        finish = partial(
-            collector.finish,
-            out_shape=out_shape,
-            scale=(1 / factors[0], 1 / factors[1], 1 / factors[2]),
-            painting=painting,
-        )
-        planned, max_voxels = self._plan(ready, tiles, self._needed(voxels, ready))
-        on_cpu = self.providers[0] == "CPUExecutionProvider"
-        batch_size = 1 if on_cpu else min(BATCH_ELSEWHERE, max(1, max_voxels // math.prod(planned[0].shape)))
-
-        def take(tile: Tile3D, maps: NDArray[np.float32]) -> None:
-            collector.add(maps, origin=tile.origin, window=tile.window(head.grid))
-
-        return StarWork(ready, planned, batch_size, take, finish)
-
-    def _decode_whole(self, maps: NDArray[np.float32]) -> Instances:
-        """Instances of the maps of a volume that is one tile without padding."""
-        depth, height, width = (side * g for side, g in zip(maps.shape[1:], self.head.grid, strict=True))
-        return star_3d.decode(maps, self.head, shape=(depth, height, width), threads=self._threads)
-
-    def _prepare(
-        self, voxels: NDArray[Any], normalize: Normalize, factors: Factors, threads: int
-    ) -> tuple[NDArray[np.float32], tuple[int, int, int]]:
-        """The network's padded input, float32 (C, Z, Y, X), and its shape (z, y, x) without padding."""
-        spec = asked_for(normalize, self._normalize)
-        shape, multiple = _sides(voxels), triple(self.manifest.tile.multiple)
-        if factors == (1.0, 1.0, 1.0):
-            return normalize_volume(voxels, spec, out_shape=padded(shape, multiple), threads=threads), shape
-        scaled = zoom_linear_3d(normalize_volume(voxels, spec, out_shape=shape, threads=threads), factors)
-        shape = _sides(scaled)
-        return normalize_volume(scaled, None, out_shape=padded(shape, multiple), threads=threads), shape
-
-    def _plan(
-        self, ready: NDArray[np.float32], tiles: tuple[int, int, int] | None, needed: int
-    ) -> tuple[tuple[Tile3D, ...], int]:
-        """The tiles of a padded volume, and how many voxels the network may read at once.
-
-        `needed` are the bytes that the volume needs beside the network, for the memory limit if there is one.
-        """
-        spec, limit = self.manifest.tile, self._memory
-        multiple, halo = triple(spec.multiple), triple(spec.halo)
-        max_voxels = MAX_TILE_VOXELS
-        if limit is not None:
-            # in smaller tiles most voxels would be computed more than eight times
-            least = math.prod(4 * side for side in padded(halo, multiple))
-            max_voxels = limit.tile_pixels(needed, least=min(least, max_voxels), most=max_voxels)
-        planned = plan_3d(_sides(ready), halo=halo, multiple=multiple, max_voxels=max_voxels, tiles=tiles)
-        if limit is not None:
-            advice = "allow more, or cut the volume" if tiles is None else "allow more, or ask for more tiles"
-            limit.require(math.prod(planned[0].shape), needed, advice)
-        return planned, max_voxels
-
-    def _needed(self, voxels: NDArray[Any], ready: NDArray[np.float32]) -> int:
-        """Bytes that a volume needs beside the network: it, what the network sees, candidates twice, labels."""
-        n_candidates = _CANDIDATES_PER_SAMPLE * ready[0].size / math.prod(self.head.grid)
-        labels = 4 * voxels[0].size
-        return int(voxels.nbytes + ready.nbytes + n_candidates * 8 * (self.head.n_rays + 8) + labels)
-
-
-def _sides(volume: NDArray[Any]) -> tuple[int, int, int]:
-    """Z, Y, X of (C, Z, Y, X)."""
-    _, depth, height, width = volume.shape
-    return depth, height, width
-
-
-def _factors(scale: float | Factors | None, shape: tuple[int, int, int] | None) -> Factors:
-    """The factors (z, y, x) that `scale` asks for, checked against the volume's sides where those are known."""
-    if scale is None:
-        return (1.0, 1.0, 1.0)
-    values = (scale,) * 3 if isinstance(scale, numbers.Real) else tuple(scale) if isinstance(scale, Iterable) else ()
-    if len(values) != 3 or not all(isinstance(value, numbers.Real) and 0 < value < np.inf for value in values):
-        raise CellrtError(f"expected scale to be a positive number or three of them (z, y, x), got {scale!r}")
-    factors = (float(values[0]), float(values[1]), float(values[2]))
-    if shape is not None:
-        sizes = [round(side * factor) for side, factor in zip(shape, factors, strict=True)]
-        require_size(sizes, shape, f"scale {scale}")
-    return factors

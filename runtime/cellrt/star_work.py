@@ -6,29 +6,16 @@ See `pool.Work`. Knows tiles and maps; never how many axes they have, nor what c
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cellrt.instances import Instances
 from cellrt.pool import Found
-from cellrt.tile import Span
+from cellrt.tile import Tile
 
 # Tiles that the network runs on at once. A CPU is slower on several than one by one; other devices idle between calls.
 BATCH_ELSEWHERE = 8
-
-
-class AnyTile(Protocol):
-    """What `tile.Tile` and `tile.Tile3D` have in common."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The sides of what it reads."""
-
-    @property
-    def reads(self) -> tuple[Span, ...]:
-        """What it reads, axis by axis."""
 
 
 class StarWork:
@@ -38,7 +25,7 @@ class StarWork:
     ----------
     ready : float32 (C, Y, X) or (C, Z, Y, X)
         The network's input, padded.
-    tiles : sequence of Tile or Tile3D
+    tiles : sequence of Tile
         All of one shape.
     batch_size : int
         As of every `Work`.
@@ -51,9 +38,9 @@ class StarWork:
     def __init__(
         self,
         ready: NDArray[np.float32],
-        tiles: Sequence[AnyTile],
+        tiles: Sequence[Tile],
         batch_size: int,
-        take: Callable[[Any, NDArray[np.float32]], None],
+        take: Callable[[Tile, NDArray[np.float32]], None],
         finish: Callable[[], Instances],
     ) -> None:
         self._ready, self._tiles, self._take, self._finish = ready, tiles, take, finish
@@ -84,6 +71,6 @@ class StarWork:
         return Found(self._finish())
 
 
-def cut(image: NDArray[np.float32], tile: AnyTile) -> NDArray[np.float32]:
+def cut(image: NDArray[np.float32], tile: Tile) -> NDArray[np.float32]:
     """What a tile reads of a padded image (C, Y, X) or volume (C, Z, Y, X): a view."""
     return image[(slice(None), *(slice(*span) for span in tile.reads))]

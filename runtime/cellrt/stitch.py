@@ -8,35 +8,27 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cellrt.tile import Span, Tile, Tile3D
+from cellrt.tile import Span, Tile
 
 
-def place(whole: NDArray[np.float32], maps: NDArray[np.float32], tile: Tile, grid: tuple[int, int]) -> None:
+def place(whole: NDArray[np.float32], maps: NDArray[np.float32], tile: Tile, grid: tuple[int, ...]) -> None:
     """Write the part of a tile's maps that counts to its place.
 
     Parameters
     ----------
-    whole : float32 (C, Y / grid[0], X / grid[1])
-        Maps of the whole padded image; written to.
-    maps : float32 (C, y / grid[0], x / grid[1])
+    whole : float32 (C, Y / grid[0], X / grid[1]) or (C, Z / grid[0], Y / grid[1], X / grid[2])
+        Maps of the whole padded image or volume; written to.
+    maps : float32 (C, y / grid[0], x / grid[1]) or (C, z / grid[0], y / grid[1], x / grid[2])
         Maps of what the tile read.
     tile : Tile
         Spans in pixels, multiples of `grid`.
-    grid : (int, int)
+    grid : (int, int) or (int, int, int)
         Pixels per sample of the maps.
     """
-    _place(whole, maps, tile.window(grid), [origin // g for origin, g in zip(tile.origin, grid, strict=True)])
-
-
-def place_3d(whole: NDArray[np.float32], maps: NDArray[np.float32], tile: Tile3D, grid: tuple[int, int, int]) -> None:
-    """The same of a volume: maps float32 (C, Z / grid[0], Y / grid[1], X / grid[2])."""
-    _place(whole, maps, tile.window(grid), [origin // g for origin, g in zip(tile.origin, grid, strict=True)])
-
-
-def _place(whole: NDArray[np.float32], maps: NDArray[np.float32], window: Sequence[int], origin: Sequence[int]) -> None:
-    """Copy a window, begins and ends in turn, of maps that begin at `origin` of the whole."""
+    window = tile.window(grid)
     spans = list(zip(window[::2], window[1::2], strict=True))
-    there = [slice(first + begin, first + end) for first, (begin, end) in zip(origin, spans, strict=True)]
+    first = [origin // step for origin, step in zip(tile.origin, grid, strict=True)]
+    there = [slice(at + begin, at + end) for at, (begin, end) in zip(first, spans, strict=True)]
     whole[(slice(None), *there)] = maps[(slice(None), *(slice(*span) for span in spans))]
 
 

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import numbers
 from dataclasses import dataclass
@@ -16,90 +17,51 @@ from typing import TypeVar, cast
 from cellrt.errors import CellrtError
 
 Span = tuple[int, int]  # begin, end: half open, in pixels
-Sides = TypeVar("Sides", tuple[int, int], tuple[int, int, int])  # a number per axis: (y, x) or (z, y, x)
-Window = tuple[int, int, int, int]  # y_begin, y_end, x_begin, x_end: half open, in samples of a map
-Window3D = tuple[int, int, int, int, int, int]  # the same with z_begin, z_end before
+Sides = TypeVar("Sides", bound=tuple[int, ...])  # a number per axis: (y, x) or (z, y, x)
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One call of the network: what it reads of the padded image, and which part of its output counts."""
+    """One call of the network: what it reads of the padded image or volume, and which part of its output counts."""
 
-    read_y: Span
-    read_x: Span
-    keep_y: Span
-    keep_x: Span
-
-    @property
-    def origin(self) -> tuple[int, int]:
-        """The pixel (y, x) of the padded image at which the tile begins."""
-        return (self.read_y[0], self.read_x[0])
+    reads: tuple[Span, ...]
+    """Along each axis: y and x, or z, y and x."""
+    keeps: tuple[Span, ...]
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """The sides (y, x) of what it reads."""
-        return self.read_y[1] - self.read_y[0], self.read_x[1] - self.read_x[0]
+    def read_y(self) -> Span:
+        """The rows that it reads."""
+        return self.reads[-2]
 
     @property
-    def reads(self) -> tuple[Span, ...]:
-        """What it reads, axis by axis."""
-        return self.read_y, self.read_x
+    def read_x(self) -> Span:
+        """The columns that it reads."""
+        return self.reads[-1]
 
     @property
-    def keeps(self) -> tuple[Span, ...]:
-        """What it keeps, axis by axis."""
-        return self.keep_y, self.keep_x
-
-    def window(self, grid: tuple[int, int]) -> Window:
-        """What the tile keeps, in samples of its own maps; `grid` is the pixels per sample (y, x)."""
-        (top, left), (gy, gx) = self.origin, grid
-        return (
-            (self.keep_y[0] - top) // gy,
-            (self.keep_y[1] - top) // gy,
-            (self.keep_x[0] - left) // gx,
-            (self.keep_x[1] - left) // gx,
-        )
-
-
-@dataclass(frozen=True)
-class Tile3D:
-    """The same of a volume."""
-
-    read_z: Span
-    read_y: Span
-    read_x: Span
-    keep_z: Span
-    keep_y: Span
-    keep_x: Span
+    def keep_y(self) -> Span:
+        """The rows that it keeps."""
+        return self.keeps[-2]
 
     @property
-    def origin(self) -> tuple[int, int, int]:
-        """The voxel (z, y, x) of the padded volume at which the tile begins."""
-        return (self.read_z[0], self.read_y[0], self.read_x[0])
+    def keep_x(self) -> Span:
+        """The columns that it keeps."""
+        return self.keeps[-1]
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """The sides (z, y, x) of what it reads."""
-        depth, height, width = (end - begin for begin, end in self.reads)
-        return depth, height, width
+    def origin(self) -> tuple[int, ...]:
+        """The pixel of the padded image at which it begins."""
+        return tuple(begin for begin, _ in self.reads)
 
     @property
-    def reads(self) -> tuple[Span, ...]:
-        """What it reads, axis by axis."""
-        return self.read_z, self.read_y, self.read_x
+    def shape(self) -> tuple[int, ...]:
+        """The sides of what it reads."""
+        return tuple(end - begin for begin, end in self.reads)
 
-    @property
-    def keeps(self) -> tuple[Span, ...]:
-        """What it keeps, axis by axis."""
-        return self.keep_z, self.keep_y, self.keep_x
-
-    def window(self, grid: tuple[int, int, int]) -> Window3D:
-        """What the tile keeps, in samples of its own maps; `grid` is the voxels per sample (z, y, x)."""
-        (z0, z1), (y0, y1), (x0, x1) = (
-            ((begin - origin) // g, (end - origin) // g)
-            for (begin, end), origin, g in zip((self.keep_z, self.keep_y, self.keep_x), self.origin, grid, strict=True)
-        )
-        return z0, z1, y0, y1, x0, x1
+    def window(self, grid: tuple[int, ...]) -> tuple[int, ...]:
+        """What it keeps, begin and end of each axis in turn, in samples of its own maps: `grid` pixels each."""
+        axes = zip(self.keeps, self.origin, grid, strict=True)
+        return tuple((edge - first) // step for span, first, step in axes for edge in span)
 
 
 def padded(shape: Sides, multiple: Sides) -> Sides:
@@ -108,124 +70,75 @@ def padded(shape: Sides, multiple: Sides) -> Sides:
 
 
 def plan(
-    shape: tuple[int, int],
+    shape: tuple[int, ...],
     *,
-    halo: tuple[int, int],
-    multiple: tuple[int, int],
+    halo: tuple[int, ...],
+    multiple: tuple[int, ...],
     max_pixels: int,
-    tiles: tuple[int, int] | None = None,
+    tiles: tuple[int, ...] | None = None,
 ) -> tuple[Tile, ...]:
-    """Cover an image with tiles in row-major order, every pixel kept once.
+    """Cover an image or a volume with tiles in row-major order, every pixel kept once.
 
     Parameters
     ----------
-    shape : (int, int)
+    shape : (int, int) or (int, int, int)
         The padded image, multiples of `multiple`.
-    halo : (int, int)
+    halo : (int, int) or (int, int, int)
         How far a cut spoils the output; rounded up to `multiple`.
-    multiple : (int, int)
+    multiple : (int, int) or (int, int, int)
         Reads begin and end at multiples of this.
     max_pixels : int
-        Most pixels that a tile may read, as far as the halo allows. Of the divisions that respect it, the one that
-        computes the fewest pixels in all is taken.
-    tiles : (int, int), optional
-        How many tiles along y and x, instead; fewer are used where the halo leaves no room for as many.
+        Most pixels that a tile may read, as far as the halo allows; of a volume with a wide halo, up to three halos
+        along each axis. Of the divisions that respect it, the one that computes the fewest pixels in all is taken.
+    tiles : (int, int) or (int, int, int), optional
+        How many tiles along each axis, instead; fewer are used where the halo leaves no room for as many.
     """
     halo = padded(halo, multiple)
-    counts = checked(tiles)
+    counts = checked(tiles, len(shape))
     if counts is None:
+        if len(shape) == 3:  # of less a tile keeps next to nothing, and there would be millions
+            least = (min(side, max(3 * width, step)) for side, width, step in zip(shape, halo, multiple, strict=True))
+            max_pixels = max(max_pixels, math.prod(least))
         counts = _best_counts(shape, halo, multiple, max_pixels)
-    rows, columns = (_axis(*axis) for axis in zip(shape, halo, multiple, counts, strict=True))
-    return tuple(Tile(ry, rx, ky, kx) for ry, ky in rows for rx, kx in columns)
+    axes = (_axis(*axis) for axis in zip(shape, halo, multiple, counts, strict=True))
+    return tuple(
+        Tile(tuple(read for read, _ in spans), tuple(keep for _, keep in spans)) for spans in itertools.product(*axes)
+    )
 
 
-def plan_3d(
-    shape: tuple[int, int, int],
-    *,
-    halo: tuple[int, int, int],
-    multiple: tuple[int, int, int],
-    max_voxels: int,
-    tiles: tuple[int, int, int] | None = None,
-) -> tuple[Tile3D, ...]:
-    """Cover a volume with tiles, as `plan` does an image: in the order of z, y, x.
-
-    Where the halo is wide, tiles read more than `max_voxels`: up to three halos along each axis.
-    """
-    halo = padded(halo, multiple)
-    counts = checked_3d(tiles)
-    if counts is None:
-        # of less a tile keeps next to nothing, and there would be millions
-        least = (min(side, max(3 * width, step)) for side, width, step in zip(shape, halo, multiple, strict=True))
-        max_voxels = max(max_voxels, math.prod(least))
-        counts = _best_counts_3d(shape, halo, multiple, max_voxels)
-    slabs, rows, columns = (_axis(*axis) for axis in zip(shape, halo, multiple, counts, strict=True))
-    return tuple(Tile3D(rz, ry, rx, kz, ky, kx) for rz, kz in slabs for ry, ky in rows for rx, kx in columns)
-
-
-def checked(tiles: object) -> tuple[int, int] | None:
-    """Numbers of tiles (y, x) as `plan` takes them, or an error."""
-    counts = _counts(tiles, 2)
-    if tiles is not None and counts is None:
-        raise CellrtError(f"expected tiles as two whole numbers (y, x), at least 1 each, got {tiles!r}")
-    return None if counts is None else (counts[0], counts[1])
-
-
-def checked_3d(tiles: object) -> tuple[int, int, int] | None:
-    """Numbers of tiles (z, y, x) as `plan_3d` takes them, or an error."""
-    counts = _counts(tiles, 3)
-    if tiles is not None and counts is None:
-        raise CellrtError(f"expected tiles as three whole numbers (z, y, x), at least 1 each, got {tiles!r}")
-    return None if counts is None else (counts[0], counts[1], counts[2])
-
-
-def _counts(tiles: object, n_axes: int) -> list[int] | None:
-    """As many whole numbers of at least 1 as there are axes; None for anything else."""
-    if not isinstance(tiles, (tuple, list)) or len(tiles) != n_axes:
+def checked(tiles: object, n_axes: int) -> tuple[int, ...] | None:
+    """Numbers of tiles as `plan` takes them, or an error."""
+    if tiles is None:
         return None
-    counts = [int(count) for count in tiles if isinstance(count, numbers.Integral)]
-    return counts if len(counts) == n_axes and min(counts) >= 1 else None
+    given = tuple(tiles) if isinstance(tiles, (tuple, list)) else ()
+    counts = tuple(int(count) for count in given if isinstance(count, numbers.Integral) and int(count) >= 1)
+    if not len(counts) == len(given) == n_axes:
+        wanted = "two whole numbers (y, x)" if n_axes == 2 else "three whole numbers (z, y, x)"
+        raise CellrtError(f"expected tiles as {wanted}, at least 1 each, got {tiles!r}")
+    return counts
 
 
 def _best_counts(
-    shape: tuple[int, int], halo: tuple[int, int], multiple: tuple[int, int], max_pixels: int
-) -> tuple[int, int]:
-    """The numbers of tiles along y and x that compute the fewest pixels within `max_pixels` a tile."""
-    most_y, most_x = (max(1, side // step) for side, step in zip(shape, multiple, strict=True))
-    best, best_cost = (1, 1), (True, shape[0] * shape[1] + 1)
-    for n_y in range(1, most_y + 1):
-        height = _read_size(shape[0], halo[0], multiple[0], n_y)
-        n_x, width = 1, shape[1]
-        while height * width > max_pixels and n_x < most_x:
-            n_x += 1
-            width = _read_size(shape[1], halo[1], multiple[1], n_x)
-        too_large = height * width > max_pixels
-        cost = (too_large, height * width if too_large else n_y * height * n_x * width)
-        if cost < best_cost:
-            best, best_cost = (n_y, n_x), cost
-        if n_x == 1 and not too_large:
-            break  # more rows than this only add overlap
-    return best
-
-
-def _best_counts_3d(
-    shape: tuple[int, int, int], halo: tuple[int, int, int], multiple: tuple[int, int, int], max_voxels: int
-) -> tuple[int, int, int]:
-    """The numbers of tiles along z, y and x that compute the fewest voxels within `max_voxels` a tile."""
-    best, best_cost = (1, 1, 1), (True, math.prod(shape) + 1)
-    for n_z in range(1, max(1, shape[0] // multiple[0]) + 1):
-        depth = _read_size(shape[0], halo[0], multiple[0], n_z)
-        if not best_cost[0] and n_z * depth * shape[1] * shape[2] >= best_cost[1]:
+    shape: tuple[int, ...], halo: tuple[int, ...], multiple: tuple[int, ...], max_pixels: int
+) -> tuple[int, ...]:
+    """The numbers of tiles along each axis that compute the fewest pixels within `max_pixels` a tile."""
+    side, most = shape[0], max(1, shape[0] // multiple[0])
+    if len(shape) == 1:
+        fitting = (n for n in range(1, most) if _read_size(side, halo[0], multiple[0], n) <= max_pixels)
+        return (next(fitting, most),)
+    best, best_cost = (1,) * len(shape), (True, math.prod(shape) + 1)
+    for n in range(1, most + 1):
+        length = _read_size(side, halo[0], multiple[0], n)
+        if len(shape) == 3 and not best_cost[0] and n * length * math.prod(shape[1:]) >= best_cost[1]:
             continue  # the slabs alone overlap by more
-        n_y, n_x = _best_counts(shape[1:], halo[1:], multiple[1:], max_voxels // depth)
-        height = _read_size(shape[1], halo[1], multiple[1], n_y)
-        width = _read_size(shape[2], halo[2], multiple[2], n_x)
-        voxels = depth * height * width
-        too_large = voxels > max_voxels
-        cost = (too_large, voxels if too_large else n_z * n_y * n_x * voxels)
+        others = _best_counts(shape[1:], halo[1:], multiple[1:], max_pixels // length)
+        pixels = length * math.prod(map(_read_size, shape[1:], halo[1:], multiple[1:], others))
+        too_large = pixels > max_pixels
+        cost = (too_large, pixels if too_large else n * math.prod(others) * pixels)
         if cost < best_cost:
-            best, best_cost = (n_z, n_y, n_x), cost
-        if n_y == n_x == 1 and not too_large:
-            break  # more slabs than this only add overlap
+            best, best_cost = (n, *others), cost
+        if math.prod(others) == 1 and not too_large:
+            break  # more than this along the first axis only add overlap
     return best
 
 

@@ -7,12 +7,14 @@ cells of StarDist 0.9.2's default (sparse) mode. Knows no files, sessions or nor
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cellrt import kernels
-from cellrt.errors import CapacityError, CellrtError, DataError
+from cellrt.errors import CapacityError
+from cellrt.heads.candidates import AnyCollector
 from cellrt.instances import Instances
 from cellrt.manifest import StarSpec
 
@@ -20,8 +22,6 @@ MAX_CANDIDATES = 1 << 22  # 0.6 GB at 32 rays; an image of 100 megapixels has ab
 # Recorded images need 1 to 8 at the thresholds that models come with. Suppression at nms_thresh=1 of all that a network
 # is sure of needs about 100; ten thousand candidates at this limit take three seconds of one core.
 MAX_PAIRS_PER_CANDIDATE = 256
-
-Candidates = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32], NDArray[np.float32] | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,51 +35,18 @@ class Polygons:
     class_prob: NDArray[np.float32] | None
 
 
-class Collector:
-    """Candidates of one image, tile by tile, in any order.
+class Collector(AnyCollector[StarSpec]):
+    """Candidates of one image, tile by tile, in any order; parameters as of `AnyCollector`."""
 
-    Parameters
-    ----------
-    spec : StarSpec
-    shape : (int, int)
-        The image as the network saw it, before padding, (y, x): points beyond it are dropped.
-    padded : (int, int)
-        The same with padding: no candidate is taken within `spec.border` samples of its edges.
-    prob_thresh : float
-        In [0, 1]; a candidate's probability is above it.
-    nms_thresh : float
-        In [0, 1]; of two polygons that overlap by more (of the smaller one's area), the weaker goes.
-    threads : int
-        0: all usable cores.
-    max_candidates : int
-        Most candidates that are kept. Default: `MAX_CANDIDATES`.
-    """
+    _find, _most, _words = staticmethod(kernels.star_candidates_2d), MAX_CANDIDATES, ("image", "pixels")
 
-    def __init__(
-        self,
-        spec: StarSpec,
-        *,
-        shape: tuple[int, int],
-        padded: tuple[int, int],
-        prob_thresh: float,
-        nms_thresh: float,
-        threads: int,
-        max_candidates: int | None = None,
-    ) -> None:
-        self._prob_thresh = threshold("prob_thresh", prob_thresh)
-        self._nms_thresh = threshold("nms_thresh", nms_thresh)
-        self._spec, self._threads = spec, threads
-        self._max_candidates = MAX_CANDIDATES if max_candidates is None else max_candidates
-        self._nms = kernels.StarNms2D(spec.n_rays, spec.n_class_channels, self._max_candidates)
-        # In samples, half open: the border rule holds on the padded map, then points outside the image go.
-        self._begin = spec.border
-        self._end = [
-            min(full // g - spec.border, -(-side // g)) for side, full, g in zip(shape, padded, spec.grid, strict=True)
-        ]
+    def _start(self) -> None:
+        """Be ready for the first tile."""
+        self._nms = kernels.StarNms2D(self._spec.n_rays, self._spec.n_class_channels, self._max_candidates)
 
-    def add(self, maps: NDArray[np.float32], *, origin: tuple[int, int], window: tuple[int, int, int, int]) -> None:
-        """Find the candidates of one tile and take them; parameters as in `candidates`."""
-        self.take(*self.candidates(maps, origin=origin, window=window))
+    def __len__(self) -> int:
+        """How many candidates there are."""
+        return len(self._nms)
 
     def take(
         self,
@@ -93,51 +60,6 @@ class Collector:
             self._nms.add(prob, dist, points, class_prob)
         except CapacityError as error:
             raise self._too_many(error.status) from None
-
-    def candidates(
-        self, maps: NDArray[np.float32], *, origin: tuple[int, int], window: tuple[int, int, int, int]
-    ) -> Candidates:
-        """The candidates of one tile: probability, ray lengths, points and, with classes, their probabilities.
-
-        Parameters
-        ----------
-        maps : float32 (1 + n_rays + n_class_channels, y, x)
-            The network's output for the tile.
-        origin : (int, int)
-            The tile's first pixel (y, x) in the padded image, a multiple of the grid.
-        window : (int, int, int, int)
-            y_begin, y_end, x_begin, x_end: which samples of `maps` count, half open.
-        """
-        spans: list[int] = []
-        for axis in range(2):
-            first = origin[axis] // self._spec.grid[axis]
-            begin, end = window[2 * axis], window[2 * axis + 1]
-            begin = min(max(begin, self._begin - first), end)
-            spans += [begin, max(begin, min(end, self._end[axis] - first))]
-        if len(maps) != self._spec.n_maps:
-            raise CellrtError(
-                f"expected {self._spec.n_maps} maps (probability, {self._spec.n_rays} rays, "
-                f"{self._spec.n_class_channels} class probabilities), got {len(maps)}; export the model again"
-            )
-        try:
-            return kernels.star_candidates_2d(
-                maps,
-                n_rays=self._spec.n_rays,
-                n_class_channels=self._spec.n_class_channels,
-                window=(spans[0], spans[1], spans[2], spans[3]),
-                prob_thresh=self._prob_thresh,
-                grid=self._spec.grid,
-                origin=origin,
-                max_candidates=self._max_candidates - len(self._nms),
-                threads=self._threads,
-            )
-        except CapacityError as error:
-            raise self._too_many(error.status) from None
-        except DataError:
-            raise CellrtError(
-                "expected finite ray lengths from the network, got NaN, infinity or more than 2^20 pixels; check the "
-                "image's contrast and normalisation"
-            ) from None
 
     def finish(self, *, out_shape: tuple[int, int], scale: tuple[float, float] = (1.0, 1.0)) -> Instances:
         """Suppress, outline and paint.
@@ -172,16 +94,8 @@ class Collector:
             ) from None
         return outlined(self._spec, (prob, dist, points, class_prob), scale=scale, threads=self._threads)
 
-    def _too_many(self, status: int) -> CapacityError:
-        """The error of too many candidates."""
-        return CapacityError(
-            f"expected at most {self._max_candidates} candidates, got more with prob_thresh={self._prob_thresh:g}; "
-            "raise prob_thresh, or segment the image in parts",
-            status,
-        )
 
-
-def outlined(spec: StarSpec, survivors: Candidates, *, scale: tuple[float, float], threads: int) -> Polygons:
+def outlined(spec: StarSpec, survivors: kernels.Candidates, *, scale: tuple[float, float], threads: int) -> Polygons:
     """The polygons of survivors, best first; `scale` as in `Collector.finish`."""
     prob, dist, points, class_prob = survivors
     centres = points.astype(np.float64) * scale
@@ -219,21 +133,5 @@ def decode(
     threads : int
         0: all usable cores.
     """
-    height, width = maps.shape[1:]
-    collector = Collector(
-        spec,
-        shape=shape,
-        padded=(height * spec.grid[0], width * spec.grid[1]),
-        prob_thresh=spec.prob_thresh if prob_thresh is None else prob_thresh,
-        nms_thresh=spec.nms_thresh if nms_thresh is None else nms_thresh,
-        threads=threads,
-    )
-    collector.add(np.ascontiguousarray(maps), origin=(0, 0), window=(0, height, 0, width))
-    return collector.finish(out_shape=shape)
-
-
-def threshold(name: str, value: float) -> float:
-    """The value, if it is a number in [0, 1], or an error."""
-    if not isinstance(value, (int, float, np.number)) or not 0 <= value <= 1:
-        raise CellrtError(f"expected {name} to be a number from 0 to 1, got {value!r}")
-    return float(value)
+    options: dict[str, Any] = {"prob_thresh": prob_thresh, "nms_thresh": nms_thresh, "threads": threads}
+    return Collector.of_maps(maps, spec, shape=shape, **options).finish(out_shape=shape)

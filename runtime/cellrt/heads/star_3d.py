@@ -15,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellrt import kernels
-from cellrt.errors import CapacityError, CellrtError, DataError
-from cellrt.heads.star import threshold
+from cellrt.errors import CapacityError, CellrtError
+from cellrt.heads.candidates import AnyCollector
 from cellrt.instances import Instances, Polyhedra
 from cellrt.manifest import Star3DSpec
-from cellrt.tile import Window3D
 
 MODES = ("full", "kernel", "hull", "bbox")
 MAX_CANDIDATES = 1 << 22  # 1.7 GB at 96 rays
@@ -27,8 +26,6 @@ MAX_CANDIDATES = 1 << 22  # 1.7 GB at 96 rays
 # nms_thresh=0.9; ten thousand candidates at this limit take two minutes of one core.
 MAX_WORK_PER_CANDIDATE = 1 << 15
 MAX_WORK = 1 << 32  # of all together: half an hour of a core, and 500 for each of as many candidates as may be
-
-Candidates = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32], NDArray[np.float32] | None]
 
 
 @dataclass(frozen=True)
@@ -51,56 +48,19 @@ class Painting:
             raise CellrtError(f"expected overlap_label from {1 - 2**31} to {2**31 - 1}, got {label}")
 
 
-class Collector3D:
-    """Candidates of one volume, tile by tile, in any order.
+class Collector3D(AnyCollector[Star3DSpec]):
+    """Candidates of one volume, tile by tile, in any order; parameters as of `AnyCollector`."""
 
-    Parameters
-    ----------
-    spec : Star3DSpec
-    shape : (int, int, int)
-        The volume as the network saw it, before padding, (z, y, x): points beyond it are dropped.
-    padded : (int, int, int)
-        The same with padding: no candidate is taken within `spec.border` samples of its faces.
-    prob_thresh : float
-        In [0, 1]; a candidate's probability is above it.
-    nms_thresh : float
-        In [0, 1]; of two bodies that overlap by more (of the smaller one's volume), the weaker goes.
-    threads : int
-        0: all usable cores.
-    max_candidates : int
-        Most candidates that are kept. Default: `MAX_CANDIDATES`.
-    """
+    _find, _most, _words = staticmethod(kernels.star_candidates_3d), MAX_CANDIDATES, ("volume", "voxels")
 
-    def __init__(
-        self,
-        spec: Star3DSpec,
-        *,
-        shape: tuple[int, int, int],
-        padded: tuple[int, int, int],
-        prob_thresh: float,
-        nms_thresh: float,
-        threads: int,
-        max_candidates: int | None = None,
-    ) -> None:
-        self._prob_thresh = threshold("prob_thresh", prob_thresh)
-        self._nms_thresh = threshold("nms_thresh", nms_thresh)
-        self._spec, self._threads = spec, threads
-        self._max_candidates = MAX_CANDIDATES if max_candidates is None else max_candidates
-        self._groups: list[Candidates] = []
+    def _start(self) -> None:
+        """Be ready for the first tile."""
+        self._groups: list[kernels.Candidates] = []
         self._n = 0
-        # In samples, half open: the border rule holds on the padded map, then points outside the volume go.
-        self._begin = spec.border
-        self._end = [
-            min(full // g - spec.border, -(-side // g)) for side, full, g in zip(shape, padded, spec.grid, strict=True)
-        ]
 
     def __len__(self) -> int:
         """How many candidates there are."""
         return self._n
-
-    def add(self, maps: NDArray[np.float32], *, origin: tuple[int, int, int], window: Window3D) -> None:
-        """Find the candidates of one tile and take them; parameters as in `candidates`."""
-        self.take(*self.candidates(maps, origin=origin, window=window))
 
     def take(
         self,
@@ -114,49 +74,6 @@ class Collector3D:
             raise self._too_many(kernels.ERROR_CAPACITY)
         self._groups.append((prob, dist, points, class_prob))
         self._n += len(prob)
-
-    def candidates(self, maps: NDArray[np.float32], *, origin: tuple[int, int, int], window: Window3D) -> Candidates:
-        """The candidates of one tile: probability, ray lengths, points and, with classes, their probabilities.
-
-        Parameters
-        ----------
-        maps : float32 (1 + n_rays + n_class_channels, z, y, x)
-            The network's output for the tile.
-        origin : (int, int, int)
-            The tile's first voxel (z, y, x) in the padded volume, a multiple of the grid.
-        window : six int
-            z_begin, z_end, y_begin, y_end, x_begin, x_end: which samples of `maps` count, half open.
-        """
-        spans: list[int] = []
-        for axis in range(3):
-            first = origin[axis] // self._spec.grid[axis]
-            begin, end = window[2 * axis], window[2 * axis + 1]
-            begin = min(max(begin, self._begin - first), end)
-            spans += [begin, max(begin, min(end, self._end[axis] - first))]
-        if len(maps) != self._spec.n_maps:
-            raise CellrtError(
-                f"expected {self._spec.n_maps} maps (probability, {self._spec.n_rays} rays, "
-                f"{self._spec.n_class_channels} class probabilities), got {len(maps)}; export the model again"
-            )
-        try:
-            return kernels.star_candidates_3d(
-                maps,
-                n_rays=self._spec.n_rays,
-                n_class_channels=self._spec.n_class_channels,
-                window=(spans[0], spans[1], spans[2], spans[3], spans[4], spans[5]),
-                prob_thresh=self._prob_thresh,
-                grid=self._spec.grid,
-                origin=origin,
-                max_candidates=self._max_candidates - self._n,
-                threads=self._threads,
-            )
-        except CapacityError as error:
-            raise self._too_many(error.status) from None
-        except DataError:
-            raise CellrtError(
-                "expected finite ray lengths from the network, got NaN, infinity or more than 2^20 voxels; check the "
-                "volume's contrast and normalisation"
-            ) from None
 
     def finish(
         self,
@@ -192,13 +109,13 @@ class Collector3D:
             overlap_label=painting.overlap_label,
         )
 
-    def survivors(self) -> Candidates:
+    def survivors(self) -> kernels.Candidates:
         """The candidates that no stronger one suppresses, in descending order of probability."""
         prob, dist, points, class_prob = self._all()
         kept = suppress(self._spec, prob, dist, points, nms_thresh=self._nms_thresh, threads=self._threads)
         return prob[kept], dist[kept], points[kept], None if class_prob is None else class_prob[kept]
 
-    def _all(self) -> Candidates:
+    def _all(self) -> kernels.Candidates:
         """All candidates as one group, in the order of their points: ties fall the same way for all tilings."""
         groups, self._groups = self._groups, []
         if not groups:
@@ -225,14 +142,6 @@ class Collector3D:
             )
         self._groups = [whole]
         return whole
-
-    def _too_many(self, status: int) -> CapacityError:
-        """The error of too many candidates."""
-        return CapacityError(
-            f"expected at most {self._max_candidates} candidates, got more with prob_thresh={self._prob_thresh:g}; "
-            "raise prob_thresh, or segment the volume in parts",
-            status,
-        )
 
 
 def directions(spec: Star3DSpec) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
@@ -358,15 +267,5 @@ def decode(
     threads : int
         0: all usable cores.
     """
-    depth, height, width = maps.shape[1:]
-    grid_z, grid_y, grid_x = spec.grid
-    collector = Collector3D(
-        spec,
-        shape=shape,
-        padded=(depth * grid_z, height * grid_y, width * grid_x),
-        prob_thresh=spec.prob_thresh if prob_thresh is None else prob_thresh,
-        nms_thresh=spec.nms_thresh if nms_thresh is None else nms_thresh,
-        threads=threads,
-    )
-    collector.add(np.ascontiguousarray(maps), origin=(0, 0, 0), window=(0, depth, 0, height, 0, width))
-    return collector.finish(out_shape=shape, painting=painting)
+    options: dict[str, Any] = {"prob_thresh": prob_thresh, "nms_thresh": nms_thresh, "threads": threads}
+    return Collector3D.of_maps(maps, spec, shape=shape, **options).finish(out_shape=shape, painting=painting)

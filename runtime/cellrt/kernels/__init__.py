@@ -34,7 +34,6 @@ from cellrt.kernels.star_2d import (
     StarNms2D,
     object_probability_2d,
     paint_polygons_2d,
-    star_candidates_2d,
     star_distances_2d,
     star_nms_2d,
     star_outlines_2d,
@@ -44,10 +43,10 @@ from cellrt.kernels.star_3d import (
     STAR_KEPT,
     STAR_UNDECIDED,
     paint_polyhedra_3d,
-    star_candidates_3d,
     star_nms_3d,
     star_settle_3d,
 )
+from cellrt.kernels.star_candidates import Candidates, star_candidates_2d, star_candidates_3d
 
 __all__ = [
     "ERROR_ARGUMENT",
@@ -59,6 +58,7 @@ __all__ = [
     "STAR_DROPPED",
     "STAR_KEPT",
     "STAR_UNDECIDED",
+    "Candidates",
     "StarNms2D",
     "clean_labels_2d",
     "clean_labels_3d",

@@ -1,4 +1,4 @@
-"""Star-convex polygons: candidates, suppression, outlines, painting, and training targets."""
+"""Star-convex polygons: suppression, outlines, painting, and training targets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from cellrt.errors import CapacityError, KernelError
 from cellrt.kernels.native import (
     ERROR_ARGUMENT,
     ERROR_CAPACITY,
-    MAX_COUNT,
     MAX_INT32,
     MAX_INT64,
     MAX_SIDE,
@@ -24,81 +23,6 @@ from cellrt.kernels.native import (
 )
 
 _MAX_TARGET_SIDE = 2**20
-
-
-def star_candidates_2d(
-    maps: NDArray[np.float32],
-    *,
-    n_rays: int,
-    n_class_channels: int,
-    window: tuple[int, int, int, int],
-    prob_thresh: float,
-    grid: tuple[int, int],
-    origin: tuple[int, int],
-    max_candidates: int,
-    threads: int,
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32], NDArray[np.float32] | None]:
-    """Grid samples whose probability exceeds a threshold, in row-major order.
-
-    Parameters
-    ----------
-    maps : float32 (1 + n_rays + n_class_channels, Y, X)
-        The network's output: probability, ray lengths in pixels, class probabilities. Contiguous.
-    n_rays, n_class_channels : int
-        What the maps hold; `n_class_channels` is 0 or the number of classes + 1.
-    window : (y_begin, y_end, x_begin, x_end)
-        The samples to look at, half open, inside the maps.
-    prob_thresh : float
-        Strict, compared in float32.
-    grid : (int, int)
-        Pixels per sample (y, x).
-    origin : (int, int)
-        Pixel (y, x) of sample (0, 0), added to every point.
-    max_candidates : int
-        More give a `CapacityError`, before any memory is taken for them.
-    threads : int
-        0 uses every usable core.
-
-    Returns
-    -------
-    prob : float32 (n,)
-    dist : float32 (n, n_rays)
-        At least 1e-3 pixels.
-    points : int32 (n, 2)
-        (y, x) in pixels.
-    class_prob : float32 (n, n_class_channels) or None
-        None when `n_class_channels` is 0.
-    """
-    n_rays = whole_number("n_rays", n_rays, 3, 1024)
-    n_class_channels = whole_number("n_class_channels", n_class_channels, 0, 1 << 20)
-    max_candidates = whole_number("max_candidates", max_candidates, 0, MAX_COUNT)
-    grid, origin = pair("grid", grid, 1, MAX_SIDE), pair("origin", origin, -MAX_SIDE, MAX_SIDE)
-    check_array("maps", maps, np.float32, (1 + n_rays + n_class_channels, -1, -1))
-    _, n_y, n_x = maps.shape
-    y_begin, y_end, x_begin, x_end = window
-    if not (0 <= y_begin <= y_end <= n_y and 0 <= x_begin <= x_end <= n_x):
-        raise KernelError(f"expected a window inside {(n_y, n_x)} samples, got {tuple(window)}", ERROR_ARGUMENT)
-    where = (n_rays, n_class_channels, *window, prob_thresh, *grid, *origin, thread_count(threads))
-    status, n = _kernels.count_star_candidates_2d(maps, *where)
-    if status != ERROR_CAPACITY:
-        check_status(status, "star_candidates_2d", "finite maps")
-    if n > max_candidates:
-        raise CapacityError(
-            f"expected at most {max_candidates} candidates, got {n}: raise prob_thresh ({prob_thresh}) or "
-            "max_candidates",
-            ERROR_CAPACITY,
-        )
-    prob = np.empty(n, np.float32)
-    dist = np.empty((n, n_rays), np.float32)
-    points = np.empty((n, 2), np.int32)
-    class_prob = np.empty((n, n_class_channels), np.float32)
-    status = _kernels.star_candidates_2d(maps, *where, prob, dist, points, class_prob)
-    check_status(
-        status,
-        "star_candidates_2d",
-        "ray lengths that are finite and at most 2^20 pixels, got others: the network does not suit this image",
-    )
-    return prob, dist, points, class_prob if n_class_channels else None
 
 
 def star_nms_2d(

@@ -1,4 +1,4 @@
-"""Star-convex polyhedra: candidates, suppression, painting. Everything is z before y before x, in voxels."""
+"""Star-convex polyhedra: suppression, painting. Everything is z before y before x, in voxels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from cellrt.errors import CapacityError, KernelError
 from cellrt.kernels.native import (
     ERROR_ARGUMENT,
     ERROR_CAPACITY,
-    MAX_COUNT,
     MAX_INT32,
     MAX_INT64,
     MAX_SIDE,
@@ -32,81 +31,6 @@ _MODES = {
     "hull": _kernels.POLYHEDRON_HULL,
     "bbox": _kernels.POLYHEDRON_BBOX,
 }
-
-
-def star_candidates_3d(
-    maps: NDArray[np.float32],
-    *,
-    n_rays: int,
-    n_class_channels: int,
-    window: tuple[int, int, int, int, int, int],
-    prob_thresh: float,
-    grid: tuple[int, int, int],
-    origin: tuple[int, int, int],
-    max_candidates: int,
-    threads: int,
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32], NDArray[np.float32] | None]:
-    """Grid samples whose probability exceeds a threshold, in row-major order.
-
-    Parameters
-    ----------
-    maps : float32 (1 + n_rays + n_class_channels, Z, Y, X)
-        The network's output: probability, ray lengths in voxels, class probabilities. Contiguous.
-    n_rays, n_class_channels : int
-        What the maps hold; `n_class_channels` is 0 or the number of classes + 1.
-    window : (z_begin, z_end, y_begin, y_end, x_begin, x_end)
-        The samples to look at, half open, inside the maps.
-    prob_thresh : float
-        Strict, compared in float32.
-    grid : (int, int, int)
-        Voxels per sample (z, y, x).
-    origin : (int, int, int)
-        Voxel (z, y, x) of sample (0, 0, 0), added to every point.
-    max_candidates : int
-        More give a `CapacityError`, before any memory is taken for them.
-    threads : int
-        0 uses every usable core.
-
-    Returns
-    -------
-    prob : float32 (n,)
-    dist : float32 (n, n_rays)
-        At least 1e-3 voxels.
-    points : int32 (n, 3)
-        (z, y, x) in voxels.
-    class_prob : float32 (n, n_class_channels) or None
-        None when `n_class_channels` is 0.
-    """
-    n_rays = whole_number("n_rays", n_rays, 3, 1024)
-    n_class_channels = whole_number("n_class_channels", n_class_channels, 0, 1 << 20)
-    max_candidates = whole_number("max_candidates", max_candidates, 0, MAX_COUNT)
-    grid, origin = triple("grid", grid, 1, MAX_SIDE), triple("origin", origin, -MAX_SIDE, MAX_SIDE)
-    check_array("maps", maps, np.float32, (1 + n_rays + n_class_channels, -1, -1, -1))
-    z_begin, z_end, y_begin, y_end, x_begin, x_end = window
-    _, n_z, n_y, n_x = maps.shape
-    if not (0 <= z_begin <= z_end <= n_z and 0 <= y_begin <= y_end <= n_y and 0 <= x_begin <= x_end <= n_x):
-        raise KernelError(f"expected a window inside {(n_z, n_y, n_x)} samples, got {tuple(window)}", ERROR_ARGUMENT)
-    where = (n_rays, n_class_channels, *window, prob_thresh, *grid, *origin, thread_count(threads))
-    status, n = _kernels.count_star_candidates_3d(maps, *where)
-    if status != ERROR_CAPACITY:
-        check_status(status, "star_candidates_3d", "finite maps")
-    if n > max_candidates:
-        raise CapacityError(
-            f"expected at most {max_candidates} candidates, got {n}: raise prob_thresh ({prob_thresh}) or "
-            "max_candidates",
-            ERROR_CAPACITY,
-        )
-    prob = np.empty(n, np.float32)
-    dist = np.empty((n, n_rays), np.float32)
-    points = np.empty((n, 3), np.int32)
-    class_prob = np.empty((n, n_class_channels), np.float32)
-    status = _kernels.star_candidates_3d(maps, *where, prob, dist, points, class_prob)
-    check_status(
-        status,
-        "star_candidates_3d",
-        "ray lengths that are finite and at most 2^20 voxels, got others: the network does not suit this image",
-    )
-    return prob, dist, points, class_prob if n_class_channels else None
 
 
 def star_nms_3d(

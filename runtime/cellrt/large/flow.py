@@ -185,10 +185,8 @@ def _tiles(shape: tuple[int, int], run: FlowRun) -> list[Tile]:
     columns = {tile.read_x: _aligned(tile.read_x, shape[1], run.rescale) for tile in planned}
     return [
         Tile(
-            rows[tile.read_y],
-            columns[tile.read_x],
-            (tile.keep_y[0], min(tile.keep_y[1], shape[0])),
-            (tile.keep_x[0], min(tile.keep_x[1], shape[1])),
+            (rows[tile.read_y], columns[tile.read_x]),
+            ((tile.keep_y[0], min(tile.keep_y[1], shape[0])), (tile.keep_x[0], min(tile.keep_x[1], shape[1]))),
         )
         for tile in planned
     ]

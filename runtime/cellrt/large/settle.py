@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from cellrt import kernels
 from cellrt.errors import CapacityError
 from cellrt.heads import star_3d
-from cellrt.heads.star import MAX_PAIRS_PER_CANDIDATE, Candidates
+from cellrt.heads.star import MAX_PAIRS_PER_CANDIDATE
 from cellrt.large.paint import extents
 from cellrt.manifest import Star3DSpec, StarSpec
 
@@ -80,7 +80,7 @@ class Settler:
         self._settled = -(1 << 40)  # no polygon that is still to come may reach rows before this
         self._corners: list[tuple[int, int]] = []  # nor what is before both of such numbers along the first two axes
 
-    def add(self, candidates: Candidates) -> None:
+    def add(self, candidates: kernels.Candidates) -> None:
         """Take the candidates of a tile.
 
         Raises
@@ -129,7 +129,7 @@ class Settler:
         self._waiting = [left]
         self._enough = max(self._least_enough(), 2 * len(left))
 
-    def survivors(self) -> Candidates:
+    def survivors(self) -> kernels.Candidates:
         """All survivors, best first; equal ones by rows. To be asked for when there are no more candidates."""
         if self._waiting:
             waiting = self._all_waiting()
@@ -206,7 +206,7 @@ class Settler:
             ) from None
         return which[kept]
 
-    def _group(self, candidates: Candidates) -> _Group:
+    def _group(self, candidates: kernels.Candidates) -> _Group:
         """Candidates with their boxes."""
         prob, dist, points, class_prob = candidates
         low, high = extents(dist, self._rays)

@@ -33,11 +33,9 @@ from cellrt.large.source import Sliceable, Source
 from cellrt.manifest import Manifest, PercentileSpec, Star3DSpec, StarSpec, TileSpec, pair, triple
 from cellrt.normalize import scaled, scaled_volume, scaling
 from cellrt.resize import zoom_linear_part, zoom_linear_part_3d, zoom_source
-from cellrt.tile import Span, Tile, Tile3D, padded, plan, plan_3d
+from cellrt.tile import Span, Tile, padded, plan
 
 _MAX_SIDE = 1 << 30  # of what the kernels can address
-
-AnyTile = Tile | Tile3D
 
 
 @dataclass(frozen=True)
@@ -89,12 +87,12 @@ def segment(
         low, divisor = _range(image, run, journal)
         computed: set[int] = set()
 
-        def prepared(index: int) -> tuple[int, star.Candidates | NDArray[np.float32]]:
+        def prepared(index: int) -> tuple[int, kernels.Candidates | NDArray[np.float32]]:
             """The candidates of a tile from an earlier run, or what the network gets."""
             found = None if journal is None else _restored(journal, index)
             return index, found or _network_input(image, tiles[index], low, divisor, run, shape)
 
-        def candidates(item: tuple[int, star.Candidates | NDArray[np.float32]]) -> star.Candidates:
+        def candidates(item: tuple[int, kernels.Candidates | NDArray[np.float32]]) -> kernels.Candidates:
             """Of a tile, from the network or from an earlier run."""
             index, found = item
             if isinstance(found, tuple):
@@ -107,7 +105,7 @@ def segment(
                 journal.write(index, compress=False, **arrays)
             return found
 
-        def stream() -> Generator[star.Candidates]:
+        def stream() -> Generator[kernels.Candidates]:
             """The candidates of all tiles: one is read while the network has another and a third one is decided."""
             return ahead(candidates, ahead(prepared, range(len(tiles))))
 
@@ -122,7 +120,7 @@ def segment(
 
 def _layout(
     head: StarSpec | Star3DSpec, spec: TileSpec, shape: tuple[int, ...], run: StarRun
-) -> tuple[Sequence[AnyTile], Callable[[NDArray[np.float32], Any], star.Candidates]]:
+) -> tuple[Sequence[Tile], Callable[[NDArray[np.float32], Tile], kernels.Candidates]]:
     """The tiles of an image as the network sees it, and what finds the candidates of one, given its maps and itself."""
     options: dict[str, Any] = {
         "prob_thresh": run.prob_thresh,
@@ -130,29 +128,22 @@ def _layout(
         "threads": run.threads,
         "max_candidates": run.max_candidates,
     }
+    full = padded(shape, spec.multiple)
+    tiles = plan(full, halo=spec.halo, multiple=spec.multiple, max_pixels=run.tile_pixels)
+    collector: star.Collector | star_3d.Collector3D
     if isinstance(head, StarSpec):
-        multiple, plane = pair(spec.multiple), pair(shape)
-        full = padded(plane, multiple)
-        tiles = plan(full, halo=pair(spec.halo), multiple=multiple, max_pixels=run.tile_pixels)
-        collector = star.Collector(head, shape=plane, padded=full, **options)
+        collector = star.Collector(head, shape=shape, padded=full, **options)
+    else:
+        collector = star_3d.Collector3D(head, shape=shape, padded=full, **options)
 
-        def in_tile(maps: NDArray[np.float32], tile: Tile) -> star.Candidates:
-            return collector.candidates(maps, origin=tile.origin, window=tile.window(head.grid))
+    def in_tile(maps: NDArray[np.float32], tile: Tile) -> kernels.Candidates:
+        return collector.candidates(maps, origin=tile.origin, window=tile.window(head.grid))
 
-        return tiles, in_tile
-    multiple_3d, volume = triple(spec.multiple), triple(shape)
-    full_3d = padded(volume, multiple_3d)
-    tiles_3d = plan_3d(full_3d, halo=triple(spec.halo), multiple=multiple_3d, max_voxels=run.tile_pixels)
-    collector_3d = star_3d.Collector3D(head, shape=volume, padded=full_3d, **options)
-
-    def in_tile_3d(maps: NDArray[np.float32], tile: Tile3D) -> star.Candidates:
-        return collector_3d.candidates(maps, origin=tile.origin, window=tile.window(head.grid))
-
-    return tiles_3d, in_tile_3d
+    return tiles, in_tile
 
 
 def _objects(
-    head: StarSpec | Star3DSpec, survivors: star.Candidates, out: Sink, run: StarRun
+    head: StarSpec | Star3DSpec, survivors: kernels.Candidates, out: Sink, run: StarRun
 ) -> tuple[LargeInstances, Paint]:
     """What is known of the objects, and what paints them."""
     *scale_z, scale_y, scale_x = (1 / factor for factor in run.factors)
@@ -185,14 +176,14 @@ def _objects(
 
 
 def _survivors(
-    tiles: Sequence[AnyTile],
-    candidates: Generator[star.Candidates],
+    tiles: Sequence[Tile],
+    candidates: Generator[kernels.Candidates],
     head: StarSpec | Star3DSpec,
     run: StarRun,
     *,
     along: bool,
     progress: Callable[[int, int], None] | None,
-) -> star.Candidates:
+) -> kernels.Candidates:
     """The survivors of all tiles' candidates; `along` as for `Settler`."""
     settler = Settler(
         head, nms_thresh=run.nms_thresh, max_candidates=run.max_candidates, along=along, threads=run.threads
@@ -222,7 +213,7 @@ def _scaled_shape(shape: tuple[int, ...], factors: tuple[float, ...]) -> tuple[i
     return sides
 
 
-def _key(image: Source, manifest: Manifest, run: StarRun, tiles: Sequence[AnyTile]) -> dict[str, Any]:
+def _key(image: Source, manifest: Manifest, run: StarRun, tiles: Sequence[Tile]) -> dict[str, Any]:
     """What makes a run the same: all that the candidates of a tile depend on."""
     return {
         "model": hashlib.sha256(manifest.to_json().encode()).hexdigest(),
@@ -255,7 +246,7 @@ def _range(image: Source, run: StarRun, journal: Journal | None) -> tuple[NDArra
     return low, divisor
 
 
-def _restored(journal: Journal, index: int) -> star.Candidates | None:
+def _restored(journal: Journal, index: int) -> kernels.Candidates | None:
     """The candidates of a tile that an earlier run finished."""
     stored = journal.read(index)
     return None if stored is None else (stored["prob"], stored["dist"], stored["points"], stored.get("class_prob"))
@@ -263,7 +254,7 @@ def _restored(journal: Journal, index: int) -> star.Candidates | None:
 
 def _network_input(
     image: Source,
-    tile: AnyTile,
+    tile: Tile,
     low: NDArray[np.float32],
     divisor: NDArray[np.float32],
     run: StarRun,
