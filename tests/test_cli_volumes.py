@@ -1,9 +1,9 @@
 """Stacks and volumes on the command line: what is written, what is said, which options belong to which model."""
 
-import ball_network
 import flow_network
 import numpy as np
 import pytest
+import star_network_3d
 
 import cellrt
 from cellrt.cli import main
@@ -15,7 +15,7 @@ pytest.importorskip("PIL")
 @pytest.fixture(scope="module")
 def balls(tmp_path_factory):
     path = tmp_path_factory.mktemp("models") / "balls.onnx"
-    path.write_bytes(ball_network.model(anisotropy=(2.0, 1.0, 1.0)))
+    path.write_bytes(star_network_3d.ball_model(anisotropy=(2.0, 1.0, 1.0)))
     return path
 
 
@@ -29,7 +29,7 @@ def gradient(tmp_path_factory):
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory):
     path = tmp_path_factory.mktemp("stacks") / "stack.tif"
-    tifffile.imwrite(path, ball_network.volume()[0], metadata={"axes": "ZYX"})
+    tifffile.imwrite(path, star_network_3d.balls()[0], metadata={"axes": "ZYX"})
     return path
 
 
@@ -40,7 +40,7 @@ def segment(*arguments, model, output):
 def test_every_format_of_a_volume(balls, stack, tmp_path, capsys):
     assert segment(stack, "--save", "labels,csv,ply,obj,overlay", model=balls, output=tmp_path) == 0
     said = capsys.readouterr()
-    n = len(cellrt.load(balls, providers=["cpu"]).segment(ball_network.volume()[0]))
+    n = len(cellrt.load(balls, providers=["cpu"]).segment(star_network_3d.balls()[0]))
     assert f"{n} objects" in said.out
     assert "megavoxels/s" in said.out
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -51,7 +51,7 @@ def test_every_format_of_a_volume(balls, stack, tmp_path, capsys):
         "stack_overlay.png",
     ]
     labels = tifffile.imread(tmp_path / "stack_labels.tif")
-    assert labels.shape == ball_network.volume()[0].shape
+    assert labels.shape == star_network_3d.balls()[0].shape
     assert labels.max() == n
     assert len((tmp_path / "stack.csv").read_text().splitlines()) == n + 1
 
@@ -60,7 +60,7 @@ def test_options_of_volumes_reach_the_model(balls, stack, tmp_path):
     given = ["--tiles", "2,2,2", "--scale", "1,1,1", "--mode", "bbox", "--overlap-label", "-5", "--nms-thresh", "0.9"]
     assert segment(stack, *given, "--save", "labels,csv,overlay,ply", model=balls, output=tmp_path) == 0
     want = cellrt.load(balls, providers=["cpu"]).segment(
-        ball_network.volume()[0], mode="bbox", overlap_label=-5, nms_thresh=0.9
+        star_network_3d.balls()[0], mode="bbox", overlap_label=-5, nms_thresh=0.9
     )
     labels = tifffile.imread(tmp_path / "stack_labels.tif")
     assert np.array_equal(
@@ -71,8 +71,9 @@ def test_options_of_volumes_reach_the_model(balls, stack, tmp_path):
 def test_planes_are_stitched(stack, tmp_path, capsys):
     assert segment(stack, "--stitch-threshold", "0.3", model="nuclei", output=tmp_path) == 0
     labels = tifffile.imread(tmp_path / "stack_labels.tif")
-    assert labels.shape == ball_network.volume()[0].shape
-    want = cellrt.load("nuclei", providers=["cpu"]).segment(ball_network.volume()[0], axes="ZYX", stitch_threshold=0.3)
+    planes = star_network_3d.balls()[0]
+    assert labels.shape == planes.shape
+    want = cellrt.load("nuclei", providers=["cpu"]).segment(planes, axes="ZYX", stitch_threshold=0.3)
     assert np.array_equal(labels, want.labels)
     assert f"{len(want)} objects" in capsys.readouterr().out
 

@@ -2,9 +2,9 @@
 
 import time
 
-import ball_network
 import numpy as np
 import pytest
+import star_network_3d
 
 import cellrt
 from cellrt.errors import CapacityError, CellrtError, ImageError, ModelError
@@ -16,12 +16,12 @@ NOISE = np.random.default_rng(0).random((5, 20, 30))
 
 @pytest.fixture(scope="module")
 def balls():
-    return cellrt.load(ball_network.model(), providers=["cpu"], threads=2)
+    return cellrt.load(star_network_3d.ball_model(), providers=["cpu"], threads=2)
 
 
 @pytest.fixture(scope="module")
 def volume():
-    return ball_network.volume()
+    return star_network_3d.balls()
 
 
 def test_every_ball_is_found_once(balls, volume):
@@ -36,13 +36,13 @@ def test_every_ball_is_found_once(balls, volume):
     assert np.array_equal(cells.labels[tuple(centres.T)], np.arange(1, n + 1))
     assert (voxels[tuple(centres.T)] > 800).all()
     sizes = np.bincount(cells.labels.ravel())[1:]
-    assert (sizes > 0.75 * 4 / 3 * np.pi * ball_network.RADIUS**3).all()  # 32 rays cut some of a ball off
-    assert (sizes < 4 / 3 * np.pi * ball_network.RADIUS**3).all()
+    assert (sizes > 0.75 * 4 / 3 * np.pi * star_network_3d.RADIUS**3).all()  # 32 rays cut some of a ball off
+    assert (sizes < 4 / 3 * np.pi * star_network_3d.RADIUS**3).all()
 
 
 def test_axes_and_channels(volume):
     voxels, n = volume
-    two = cellrt.load(ball_network.model(n_channels=2), providers=["cpu"])
+    two = cellrt.load(star_network_3d.ball_model(n_channels=2), providers=["cpu"])
     stack = np.stack([voxels, voxels[::-1]])
     want = two.segment(stack).labels
     assert want.max() == n
@@ -65,7 +65,7 @@ def test_dtypes(balls, volume, dtype):
 def test_neither_tiles_nor_threads_nor_the_way_matter(balls, volume):
     voxels, _ = volume
     want = balls.segment(voxels)
-    one = cellrt.load(ball_network.model(), providers=["cpu"], threads=1)
+    one = cellrt.load(star_network_3d.ball_model(), providers=["cpu"], threads=1)
     (streamed,) = balls.stream([voxels])
     others = (balls.segment(voxels, tiles=(2, 3, 2)), one.segment(voxels), streamed.instances)
     for cells in others:
@@ -110,7 +110,7 @@ def test_modes_of_painting(balls, volume):
 
 
 def test_overlaps_get_their_own_label(balls):
-    voxels, _ = ball_network.volume()
+    voxels, _ = star_network_3d.balls()
     crowded = np.maximum(voxels, np.roll(voxels, 8, axis=2))
     cells = balls.segment(crowded, nms_thresh=0.9, overlap_label=-7)
     assert (cells.labels == -7).any()
@@ -119,7 +119,7 @@ def test_overlaps_get_their_own_label(balls):
 
 def test_classes(volume):
     voxels, n = volume
-    model = cellrt.load(ball_network.model(n_classes=2), providers=["cpu"])
+    model = cellrt.load(star_network_3d.ball_model(n_classes=2), providers=["cpu"])
     cells = model.segment(voxels)
     assert len(cells) == n
     assert (cells.classes == 2).all()
@@ -138,10 +138,10 @@ def test_nothing_is_found_in_nothing(balls):
 
 def test_a_memory_limit_cuts_tiles(volume):
     voxels, n = volume
-    limited = cellrt.load(ball_network.model(), providers=["cpu"], memory="120MB")
+    limited = cellrt.load(star_network_3d.ball_model(), providers=["cpu"], memory="120MB")
     assert len(limited.segment(voxels)) == n
     with pytest.raises(CellrtError, match=r"expected a memory limit of at least .* MB for this, got 90 MB"):
-        cellrt.load(ball_network.model(), providers=["cpu"], memory="90MB").segment(voxels)
+        cellrt.load(star_network_3d.ball_model(), providers=["cpu"], memory="90MB").segment(voxels)
 
 
 @pytest.mark.parametrize(
