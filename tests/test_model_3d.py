@@ -158,6 +158,7 @@ def test_a_memory_limit_cuts_tiles(volume):
         (np.ones((5, 20, 30)), {"overlap_label": -(2**31)}, CellrtError, "expected overlap_label from -2147483647 to"),
         (np.ones((5, 20, 30)), {"scale": (1, 1)}, CellrtError, "expected scale to be a positive number or three"),
         (np.ones((5, 20, 30)), {"scale": 0}, CellrtError, "expected scale to be a positive number or three"),
+        (np.ones((5, 20, 30)), {"scale": (1, 1, 9e-4)}, CellrtError, "expected scale of a volume to be at least"),
         (np.ones((5, 20, 30)), {"scale": 1e-3, "normalize": None}, ImageError, "expected a rescaled volume of 1 to"),
         (NOISE, {"prob_thresh": 2}, CellrtError, "expected prob_thresh to be a number from 0 to 1"),
         (NOISE, {"tiles": (1, 2)}, CellrtError, "expected tiles as three whole"),

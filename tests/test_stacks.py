@@ -188,7 +188,7 @@ def test_every_ball_is_found(dynamics: str) -> None:
 
 def test_a_volume_of_flat_cells(model: cellrt.FlowModel) -> None:
     volume, n_balls = balls((18, 52, 56), flatness=2)
-    cells = model.segment(volume, diameter=DIAMETER, do_3D=True, anisotropy=2.0)
+    cells = model.segment(volume, diameter=DIAMETER, do_3D=True, anisotropy=2.0, interpolate=np.True_)
     assert len(cells) == n_balls
     maps = model.predict(volume, diameter=2 * DIAMETER, do_3D=True, anisotropy=2.0, resample=False)
     assert maps.maps.shape == (4, 18, 26, 28)
@@ -361,6 +361,7 @@ def test_memory_limits_count_the_volume() -> None:
         ({"stitch_threshold": 0}, "expected stitch_threshold above 0, at most 1, got 0"),
         ({"stitch_threshold": 2}, "expected stitch_threshold above 0, at most 1, got 2"),
         ({"do_3D": True, "interpolate": False}, "expected interpolate=True with do_3D=True, got False; leave it out"),
+        ({"do_3D": True, "interpolate": "no"}, "expected interpolate=True with do_3D=True, got 'no'; leave it out"),
         ({"do_3D": True, "flow_threshold": -1}, "expected flow_threshold to be a number of at least 0, got -1"),
         ({"do_3D": True, "min_size": "15"}, "expected min_size as a whole number"),
         ({"stitch_threshold": 0.5, "min_size": "15"}, "expected min_size as a whole number"),

@@ -492,8 +492,9 @@ class FlowModel(Model):
             )
         if not is_3d:
             return flow.decode(maps.maps, self.head, **usual, **options)
-        if options.pop("interpolate") is not True:
-            raise CellrtError("expected interpolate=True with do_3D=True, got False; leave it out")
+        interpolate = options.pop("interpolate")
+        if not isinstance(interpolate, (bool, np.bool_)) or not interpolate:
+            raise CellrtError(f"expected interpolate=True with do_3D=True, got {interpolate!r}; leave it out")
         threshold = options.pop("flow_threshold")  # of no effect here, but no nonsense either
         flow.number("flow_threshold", 0 if threshold is None else threshold, 0)
         return flow_3d.decode(maps.maps, self.head, flow_smooth=flow3D_smooth, **usual, **options)

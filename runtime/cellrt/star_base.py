@@ -30,6 +30,7 @@ from cellrt.stitch import place
 from cellrt.tile import Tile, checked, padded, plan
 
 Scale = float | tuple[float, ...] | None
+_LEAST_SCALE = 1 / 1024  # of volumes: painting takes rays for no longer than that
 
 
 class AnyStarModel(Model, Generic[Spec]):
@@ -197,6 +198,8 @@ def factors(scale: Scale, shape: tuple[int, ...] | None, *, n_axes: int) -> tupl
         wanted = "two of them (y, x)" if n_axes == 2 else "three of them (z, y, x)"
         raise CellrtError(f"expected scale to be a positive number or {wanted}, got {scale!r}")
     zoom = tuple(float(value) for value in values)
+    if n_axes == 3 and min(zoom) < _LEAST_SCALE:
+        raise CellrtError(f"expected scale of a volume to be at least 1/1024, got {scale!r}; shrink the volume before")
     if shape is not None:
         sizes = [round(side * factor) for side, factor in zip(shape, zoom, strict=True)]
         require_size(sizes, shape, f"scale {scale}")

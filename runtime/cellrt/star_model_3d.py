@@ -89,7 +89,8 @@ class StarModel3D(AnyStarModel[Star3DSpec]):
             the manifest's.
         scale : float or (float, float, float), optional
             Rescale the volume by this for the network, (z, y, x), for objects or voxels of another size than it was
-            trained on: 0.5 if objects are twice as large. The result is in voxels of the volume as given.
+            trained on: 0.5 if objects are twice as large; at least 1/1024. The result is in voxels of the volume as
+            given.
         tiles : (int, int, int), optional
             Run the network on this many tiles along z, y and x, to use less memory. Default: as few as stay within 3
             million voxels each, more where the network sees far. The result does not depend on it, apart from float
