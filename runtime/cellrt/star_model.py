@@ -46,9 +46,13 @@ class StarModel(AnyStarModel[StarSpec]):
         As of every `Model`.
     """
 
-    _kind, _collector, _word = StarSpec, star.Collector, "image"
-    _max_tile_pixels, _candidates_per_sample = MAX_TILE_PIXELS, 0.16
-    _normalized, _zoomed = staticmethod(normalize_image), staticmethod(zoom_linear)
+    _kind = StarSpec
+    _collector = star.Collector
+    _word = "image"
+    _max_tile_pixels = MAX_TILE_PIXELS
+    _candidates_per_sample = 0.16
+    _normalized = staticmethod(normalize_image)
+    _zoomed = staticmethod(zoom_linear)
 
     def segment(
         self,

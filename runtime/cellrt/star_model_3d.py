@@ -50,9 +50,13 @@ class StarModel3D(AnyStarModel[Star3DSpec]):
         As of every `Model`.
     """
 
-    _kind, _collector, _word = Star3DSpec, star_3d.Collector3D, "volume"
-    _max_tile_pixels, _candidates_per_sample = MAX_TILE_VOXELS, 0.2  # a tenth of the maps, twice
-    _normalized, _zoomed = staticmethod(normalize_volume), staticmethod(zoom_linear_3d)
+    _kind = Star3DSpec
+    _collector = star_3d.Collector3D
+    _word = "volume"
+    _max_tile_pixels = MAX_TILE_VOXELS
+    _candidates_per_sample = 0.2  # a tenth of the maps, twice
+    _normalized = staticmethod(normalize_volume)
+    _zoomed = staticmethod(zoom_linear_3d)
 
     def segment(
         self,

@@ -38,7 +38,9 @@ class Polygons:
 class Collector(AnyCollector[StarSpec]):
     """Candidates of one image, tile by tile, in any order; parameters as of `AnyCollector`."""
 
-    _find, _most, _words = staticmethod(kernels.star_candidates_2d), MAX_CANDIDATES, ("image", "pixels")
+    _find = staticmethod(kernels.star_candidates_2d)
+    _most = MAX_CANDIDATES
+    _words = ("image", "pixels")
 
     def _start(self) -> None:
         """Be ready for the first tile."""

@@ -51,7 +51,9 @@ class Painting:
 class Collector3D(AnyCollector[Star3DSpec]):
     """Candidates of one volume, tile by tile, in any order; parameters as of `AnyCollector`."""
 
-    _find, _most, _words = staticmethod(kernels.star_candidates_3d), MAX_CANDIDATES, ("volume", "voxels")
+    _find = staticmethod(kernels.star_candidates_3d)
+    _most = MAX_CANDIDATES
+    _words = ("volume", "voxels")
 
     def _start(self) -> None:
         """Be ready for the first tile."""

@@ -21,6 +21,7 @@ from cellrt.kernels.native import (
     thread_count,
     whole_number,
 )
+from cellrt.kernels.star_candidates import Candidates
 
 _MAX_TARGET_SIDE = 2**20
 
@@ -100,9 +101,7 @@ class StarNms2D(_engine.StarNms2D):
         A number is out of range.
     """
 
-    def survivors(
-        self, nms_thresh: float, max_pairs: int, n_threads: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32], NDArray[np.float32] | None]:
+    def survivors(self, nms_thresh: float, max_pairs: int, n_threads: int) -> Candidates:
         """Survivors of all candidates so far, best first; more candidates may be added afterwards.
 
         Parameters
