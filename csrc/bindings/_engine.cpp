@@ -4,7 +4,9 @@
 // it waits for another thread's turn on the same object.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -12,10 +14,12 @@
 #include <vector>
 
 #include "cellrt.h"
+#include "flow_masks_3d.hpp"
 #include "star_nms_2d.hpp"
 #include "status.hpp"
 
 namespace py = pybind11;
+using cellrt::MaskSeeds3D;
 using cellrt::StarNms2D;
 
 namespace {
@@ -128,6 +132,57 @@ py::tuple suppressed(const StarNms2D& self, float nms_thresh, std::int64_t max_p
                           hand_over(std::move(found.points), {n, 2}), class_prob);
 }
 
+using Triple = std::array<std::int64_t, 3>;
+
+std::string triple_text(const Triple& values) {
+    return shape_text({static_cast<py::ssize_t>(values[0]), static_cast<py::ssize_t>(values[1]),
+                       static_cast<py::ssize_t>(values[2])});
+}
+
+std::unique_ptr<MaskSeeds3D> create_seeds(const Triple& shape) {
+    return without_gil([&] { return std::make_unique<MaskSeeds3D>(shape[0], shape[1], shape[2]); },
+                       [&](std::int32_t) { return "expected sides of 1..2^20, got " + triple_text(shape); });
+}
+
+// The window of a volume that an array at an origin is.
+cellrt::Box window_at(const Triple& origin, const std::vector<py::ssize_t>& shape) {
+    cellrt::Box window{origin, origin};
+    for (std::size_t axis = 0; axis < 3; ++axis) window.end[axis] += shape[axis];
+    return window;
+}
+
+std::vector<py::ssize_t> shape_of(const py::object& counts) {
+    std::vector<py::ssize_t> shape(3, 0);
+    if (!py::isinstance<py::array>(counts)) return shape;
+    const auto array = py::reinterpret_borrow<py::array>(counts);
+    if (array.ndim() == 3) shape.assign(array.shape(), array.shape() + 3);
+    return shape;
+}
+
+void find_seeds(MaskSeeds3D& self, const py::object& counts, const Triple& origin, const Triple& begin,
+                const Triple& end, std::int32_t n_threads) {
+    const std::vector<py::ssize_t> shape = shape_of(counts);
+    const auto* const data = elements<std::int32_t>("counts", counts, shape);
+    without_gil([&] { self.find(data, window_at(origin, shape), {begin, end}, n_threads); },
+                [&](std::int32_t status) -> std::string {
+                    if (status == CELLRT_ERROR_CAPACITY) return "expected fewer than 2^31 seeds, got more: cut the volume";
+                    return "expected a window of the volume with what is asked for in it, got origin " +
+                           triple_text(origin) + ", shape " + shape_text(shape) + ", begin " + triple_text(begin) +
+                           " and end " + triple_text(end);
+                });
+}
+
+void paint_seeds(MaskSeeds3D& self, py::array_t<std::int32_t>& counts, const Triple& origin, std::int32_t n_threads) {
+    const std::vector<py::ssize_t> shape = shape_of(counts);
+    elements<std::int32_t>("counts", counts, shape);
+    std::int32_t* const data = counts.mutable_data();
+    without_gil([&] { self.paint(data, window_at(origin, shape), n_threads); },
+                [&](std::int32_t) {
+                    return "expected a window of the volume, got origin " + triple_text(origin) + " and shape " +
+                           shape_text(shape);
+                });
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_engine, module, py::mod_gil_not_used()) {
@@ -142,4 +197,16 @@ PYBIND11_MODULE(_engine, module, py::mod_gil_not_used()) {
             const py::gil_scoped_release released;
             return self.size();
         });
+    py::class_<MaskSeeds3D>(module, "MaskSeeds3D", "Seeds of masks of a volume whose histogram comes window by window.")
+        .def(py::init(&create_seeds), py::arg("shape"))
+        .def("find", &find_seeds, py::arg("counts"), py::arg("origin"), py::arg("begin"), py::arg("end"),
+             py::arg("n_threads"), "Keep the seeds of a part of a window.")
+        .def("paint", &paint_seeds, py::arg("counts").noconvert(), py::arg("origin"), py::arg("n_threads"),
+             "Replace the counts of a window by the masks that bins belong to.")
+        .def("__len__", [](const MaskSeeds3D& self) {
+            const py::gil_scoped_release released;
+            return self.size();
+        })
+        .def_readonly_static("FIND_MARGIN", &MaskSeeds3D::find_margin)
+        .def_readonly_static("PAINT_MARGIN", &MaskSeeds3D::paint_margin);
 }

@@ -284,6 +284,31 @@ def flow_follow_3d(const float[:, :, :, ::1] flow, const float[:, :, ::1] cellpr
     return status
 
 
+def count_flow_follow_window_3d(const float[:, :, :, ::1] flow, const float[:, :, ::1] cellprob,
+                                const int64_t[::1] volume, const int64_t[::1] origin, const int64_t[::1] keep,
+                                float cellprob_thresh, int32_t n_threads):
+    cdef int32_t status
+    cdef int64_t n_voxels = 0
+    with nogil:
+        status = c.cellrt_flow_follow_window_3d(&flow[0, 0, 0, 0], &cellprob[0, 0, 0], cellprob.shape[0],
+                                                cellprob.shape[1], cellprob.shape[2], &volume[0], &origin[0], &keep[0],
+                                                cellprob_thresh, 0, NULL, 0, n_threads, &n_voxels, NULL, NULL)
+    return status, n_voxels
+
+
+def flow_follow_window_3d(const float[:, :, :, ::1] flow, const float[:, :, ::1] cellprob, const int64_t[::1] volume,
+                          const int64_t[::1] origin, const int64_t[::1] keep, float cellprob_thresh, int32_t n_iter,
+                          const int32_t[::1] cancel, int32_t n_threads, int64_t[::1] voxels, float[:, ::1] positions):
+    cdef int32_t status
+    cdef int64_t n_voxels = 0
+    with nogil:
+        status = c.cellrt_flow_follow_window_3d(&flow[0, 0, 0, 0], &cellprob[0, 0, 0], cellprob.shape[0],
+                                                cellprob.shape[1], cellprob.shape[2], &volume[0], &origin[0], &keep[0],
+                                                cellprob_thresh, n_iter, &cancel[0], voxels.shape[0], n_threads,
+                                                &n_voxels, &voxels[0], &positions[0, 0])
+    return status
+
+
 def flow_masks_3d(const int64_t[::1] voxels, const float[:, ::1] positions, double max_size_fraction,
                   int32_t n_threads, int32_t[:, :, ::1] labels):
     cdef int32_t status

@@ -68,6 +68,10 @@ cdef extern from "cellrt.h" nogil:
         const float *flow, const float *cellprob, int64_t n_z, int64_t n_y, int64_t n_x,
         float cellprob_thresh, int32_t n_iter, const int32_t *cancel, int64_t capacity,
         int32_t n_threads, int64_t *n_voxels, int64_t *voxels, float *positions)
+    int32_t cellrt_flow_follow_window_3d(
+        const float *flow, const float *cellprob, int64_t n_z, int64_t n_y, int64_t n_x, const int64_t *volume,
+        const int64_t *origin, const int64_t *keep, float cellprob_thresh, int32_t n_iter, const int32_t *cancel,
+        int64_t capacity, int32_t n_threads, int64_t *n_voxels, int64_t *voxels, float *positions)
     int32_t cellrt_flow_masks_3d(
         const int64_t *voxels, const float *positions, int64_t n, int64_t n_z, int64_t n_y, int64_t n_x,
         double max_size_fraction, int32_t n_threads, int32_t *labels, int32_t *n_labels)

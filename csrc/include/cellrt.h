@@ -430,6 +430,23 @@ CELLRT_API int32_t cellrt_flow_follow_3d(const float *flow, const float *cellpro
                                          float cellprob_thresh, int32_t n_iter, const int32_t *cancel, int64_t capacity,
                                          int32_t n_threads, int64_t *n_voxels, int64_t *voxels, float *positions);
 
+/* The same for a window of a volume that does not fit in memory: every voxel ends where it would end in the whole, bit for
+ * bit, if all that its trajectory comes by lies in the window.
+ *
+ * flow, cellprob, n_z, n_y, n_x  of the window. Its outermost voxels are not used on sides where the volume goes on
+ * volume      3 int64: sides z, y, x of the whole volume
+ * origin      3 int64: the window's first voxel in it
+ * keep        6 int64: begin and end along z, y and x of the voxels to follow, in the window; none of those not used
+ * voxels      capacity int64: (z * n_y + y) * n_x + x in the window
+ * positions   capacity * 3 floats: z, y, x in the whole volume; NaN where the trajectory needs voxels that are not there:
+ *             a larger window may tell
+ * all others  as for cellrt_flow_follow_3d() */
+CELLRT_API int32_t cellrt_flow_follow_window_3d(const float *flow, const float *cellprob, int64_t n_z, int64_t n_y,
+                                                int64_t n_x, const int64_t *volume, const int64_t *origin,
+                                                const int64_t *keep, float cellprob_thresh, int32_t n_iter,
+                                                const int32_t *cancel, int64_t capacity, int32_t n_threads,
+                                                int64_t *n_voxels, int64_t *voxels, float *positions);
+
 /* Masks from where the voxels ended: as cellrt_flow_masks_2d(), with peaks of 5 x 5 x 5 bins and windows of 11 x 11 x 11.
  *
  * voxels             n int64, ascending: (z * n_y + y) * n_x + x of each voxel

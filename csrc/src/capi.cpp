@@ -2,7 +2,9 @@
 #include "cellrt.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <initializer_list>
 #include <new>
@@ -565,8 +567,46 @@ std::int32_t cellrt_flow_follow_3d(const float* flow, const float* cellprob, std
         require_array(positions, capacity);
         *n_voxels = cellrt::count_cell_pixels(cellprob, n_volume, cellprob_thresh, n_threads);
         require(*n_voxels <= capacity, CELLRT_ERROR_CAPACITY);
-        cellrt::flow_follow_3d(flow, cellprob, n_z, n_y, n_x, cellprob_thresh, n_iter, cancel, *n_voxels, n_threads,
-                               voxels, positions);
+        const cellrt::FlowWindow3D whole{{n_z, n_y, n_x}, {0, 0, 0}, {0, 0, 0}, {n_z, n_y, n_x}};
+        cellrt::flow_follow_3d(flow, cellprob, n_z, n_y, n_x, whole, cellprob_thresh, n_iter, cancel, *n_voxels,
+                               n_threads, voxels, positions);
+    });
+}
+
+std::int32_t cellrt_flow_follow_window_3d(const float* flow, const float* cellprob, std::int64_t n_z, std::int64_t n_y,
+    std::int64_t n_x, const std::int64_t* volume, const std::int64_t* origin, const std::int64_t* keep,
+    float cellprob_thresh, std::int32_t n_iter, const std::int32_t* cancel, std::int64_t capacity, std::int32_t n_threads,
+    std::int64_t* n_voxels, std::int64_t* voxels, float* positions) {
+    return status_of([&] {
+        const std::int64_t n_window = checked_flow_volume(n_z, n_y, n_x);
+        checked_product({4, n_z + 2, n_y + 2, n_x + 2});
+        require(volume != nullptr && origin != nullptr && keep != nullptr);
+        checked_flow_volume(volume[0], volume[1], volume[2]);
+        cellrt::FlowWindow3D window{};
+        const std::array<std::int64_t, 3> sides{n_z, n_y, n_x};
+        for (std::size_t axis = 0; axis < 3; ++axis) {
+            window.volume[axis] = volume[axis];
+            window.origin[axis] = origin[axis];
+            require_range(origin[axis], 0, volume[axis] - sides[axis]);
+            window.keep_begin[axis] = keep[2 * axis];
+            window.keep_end[axis] = keep[2 * axis + 1];
+            require_range(window.keep_begin[axis], window.is_cut_before(axis) ? 1 : 0, sides[axis]);
+            require_range(window.keep_end[axis], window.keep_begin[axis],
+                          sides[axis] - (window.is_cut_after(axis, sides[axis]) ? 1 : 0));
+        }
+        require_array(flow, n_window);
+        require_array(cellprob, n_window);
+        require(!std::isnan(cellprob_thresh));
+        require(n_iter >= 0);
+        require_range(capacity, 0, largest_count);
+        require_threads(n_threads);
+        require(n_voxels != nullptr);
+        require_array(voxels, capacity);
+        require_array(positions, capacity);
+        *n_voxels = cellrt::count_followed_3d(cellprob, n_z, n_y, n_x, window, cellprob_thresh);
+        require(*n_voxels <= capacity, CELLRT_ERROR_CAPACITY);
+        cellrt::flow_follow_3d(flow, cellprob, n_z, n_y, n_x, window, cellprob_thresh, n_iter, cancel, *n_voxels,
+                               n_threads, voxels, positions);
     });
 }
 

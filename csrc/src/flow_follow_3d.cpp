@@ -6,10 +6,16 @@
 // fused multiply-add. So the order of the operations is all that has to be kept.
 //
 // A voxel of the field is four floats, so that it is one load, and two trajectories fill a vector.
+//
+// Of a volume that does not fit in memory there may be a window only. Positions are those in the whole volume, so that all
+// is rounded as it would be there. The outermost voxels of the window, where it is cut, are NaN in the field: a trajectory
+// that comes near them becomes NaN for good, and nobody takes it for one that ended.
 #include "flow_follow_3d.hpp"
 
 #include <algorithm>
 #include <array>
+#include <cmath>
+#include <limits>
 #include <memory>
 #include <vector>
 
@@ -56,26 +62,41 @@ private:
     std::unique_ptr<Position[]> memory_;  // not initialised: fill_field() does that on all threads
 };
 
+// What there is of a volume: a window of n_z * n_y * n_x voxels.
 struct Volume {
     const float* flow;
     const float* cellprob;
     std::int64_t n_z, n_y, n_x;
+    const FlowWindow3D& window;
     float cellprob_thresh;
 };
 
-// The sides, for whoever computes with floats.
+// The sides of the whole volume, for whoever computes with floats, and where the window lies in it.
 struct Frame {
     Position side;  // voxels
     Position step;  // of a flow of one voxel
     Position last;  // the last voxel
+    // z, y, x, nothing: the voxel before the window's first, and where a trajectory may be for the field, both counted
+    // from (-1, -1, -1)
+    std::array<std::int32_t, 4> origin, lowest, highest;
 };
 
 Frame frame_of(const Volume& volume) {
     const auto side = [](std::int64_t n) { return static_cast<float>(n); };  // exact: 2^20 at most
-    const std::int64_t n_z = volume.n_z, n_y = volume.n_y, n_x = volume.n_x;
-    return {{side(n_z), side(n_y), side(n_x), 0},
-            {unit_of_pixel(n_z), unit_of_pixel(n_y), unit_of_pixel(n_x), 0},
-            {float_not_above(n_z - 1), float_not_above(n_y - 1), float_not_above(n_x - 1), 0}};
+    const auto [n_z, n_y, n_x] = volume.window.volume;
+    Frame frame{{side(n_z), side(n_y), side(n_x), 0},
+                {unit_of_pixel(n_z), unit_of_pixel(n_y), unit_of_pixel(n_x), 0},
+                {float_not_above(n_z - 1), float_not_above(n_y - 1), float_not_above(n_x - 1), 0},
+                {}, {}, {}};
+    const std::array<std::int64_t, 3> sides{volume.n_z, volume.n_y, volume.n_x};
+    for (std::size_t axis = 0; axis < 3; ++axis) {
+        const auto origin = static_cast<std::int32_t>(volume.window.origin[axis]);
+        const auto n = static_cast<std::int32_t>(sides[axis]);
+        frame.origin[axis] = origin;
+        frame.lowest[axis] = origin + (volume.window.is_cut_before(axis) ? 1 : 0);
+        frame.highest[axis] = origin + n - (volume.window.is_cut_after(axis, n) ? 1 : 0);
+    }
+    return frame;
 }
 
 // ---- One step ---------------------------------------------------------------------------------------------------
@@ -87,7 +108,7 @@ struct Neighbours {
 
     Neighbours(float coordinate, float side) {
         const float exact = ((coordinate + 1.0F) * side - 1.0F) / 2.0F;
-        const auto towards_zero = static_cast<std::int32_t>(exact);
+        const auto towards_zero = static_cast<std::int32_t>(exact >= -1.0F ? exact : -1.0F);  // NaN is somewhere too
         const auto before = static_cast<float>(towards_zero - (static_cast<float>(towards_zero) > exact ? 1 : 0));
         first = static_cast<std::int64_t>(before);
         near = exact - before;
@@ -95,11 +116,17 @@ struct Neighbours {
     }
 };
 
-inline float moved(float coordinate, float step) { return std::min(1.0F, std::max(-1.0F, coordinate + step)); }
+// Of NaN, NaN: the order of the arguments is what keeps it.
+inline float moved(float coordinate, float step) { return std::min(std::max(coordinate + step, -1.0F), 1.0F); }
 
 Position advance_one(const Field& field, const Frame& frame, Position p) {
     const Neighbours z(p.z, frame.side.z), y(p.y, frame.side.y), x(p.x, frame.side.x);
-    const Position* const corner = field.begin() + (z.first + 1) * field.plane() + (y.first + 1) * field.row() + x.first + 1;
+    const auto in_window = [&](const Neighbours& neighbours, std::size_t axis) {
+        const std::int64_t lowest = frame.lowest[axis], highest = frame.highest[axis];
+        return std::clamp(neighbours.first + 1, lowest, highest) - frame.origin[axis];
+    };
+    const Position* const corner =
+        field.begin() + in_window(z, 0) * field.plane() + in_window(y, 1) * field.row() + in_window(x, 2);
     const float xy[4] = {x.far * y.far, x.near * y.far, x.far * y.near, x.near * y.near};
     const std::int64_t offsets[4] = {0, 1, field.row(), field.row() + 1};
     Position step{0, 0, 0, 0};
@@ -124,6 +151,7 @@ using Block = std::array<Position, lanes>;
 // them; then *end is where it will be `left` steps later.
 bool is_on_circle(const Block* history, std::int32_t n_steps, std::size_t lane, std::int32_t left, Position* end) {
     const Position now = history[n_steps][lane];
+    if (std::isnan(now.z)) return true;  // it stays so
     for (std::int32_t step = n_steps - 1; step >= 0; --step) {
         const Position before = history[step][lane];
         if (before.z == now.z && before.y == now.y && before.x == now.x) {
@@ -158,7 +186,12 @@ struct Constants {
     const float* corner;     // the voxel (-1, -1, -1)
     std::int64_t row, plane;  // floats
     __m256 side;
+    __m256i origin, lowest, highest;
 };
+
+CELLRT_TARGET_AVX2 inline __m256i twice(const std::array<std::int32_t, 4>& values) {
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values.data())));
+}
 
 // Where two trajectories are.
 struct Place {
@@ -171,7 +204,8 @@ CELLRT_TARGET_AVX2 inline void locate(const Constants& constants, __m256 p, Plac
     const __m256 doubled = _mm256_sub_ps(_mm256_mul_ps(_mm256_add_ps(p, one), constants.side), one);
     const __m256 exact = _mm256_mul_ps(doubled, _mm256_set1_ps(0.5F));
     const __m256 after = _mm256_add_ps(_mm256_floor_ps(exact), one);
-    _mm256_store_si256(reinterpret_cast<__m256i*>(place->voxel), _mm256_cvtps_epi32(after));
+    const __m256i voxel = _mm256_min_epi32(_mm256_max_epi32(_mm256_cvtps_epi32(after), constants.lowest), constants.highest);
+    _mm256_store_si256(reinterpret_cast<__m256i*>(place->voxel), _mm256_sub_epi32(voxel, constants.origin));
     _mm256_store_ps(place->near, _mm256_sub_ps(exact, _mm256_floor_ps(exact)));
     _mm256_store_ps(place->far, _mm256_sub_ps(after, exact));
 }
@@ -214,8 +248,13 @@ CELLRT_TARGET_AVX2 void advance_avx2(const Field& field, const Frame& frame, std
                                      Block* history, Block* blocks, std::int64_t n_blocks, std::uint32_t* is_at_end) {
     constexpr int n_vectors = lanes / 2;
     const Position& side = frame.side;
-    const Constants constants{&field.begin()->z, 4 * field.row(), 4 * field.plane(),
-                              _mm256_setr_ps(side.z, side.y, side.x, 0, side.z, side.y, side.x, 0)};
+    const Constants constants{&field.begin()->z,
+                              4 * field.row(),
+                              4 * field.plane(),
+                              _mm256_setr_ps(side.z, side.y, side.x, 0, side.z, side.y, side.x, 0),
+                              twice(frame.origin),
+                              twice(frame.lowest),
+                              twice(frame.highest)};
     const auto vector = [](Block& block, int k) { return &block[static_cast<std::size_t>(2 * k)].z; };
     for (std::int64_t i = 0; i < n_blocks; ++i) {
         history[0] = blocks[i];
@@ -314,10 +353,24 @@ private:
 
 // ---- The volume ---------------------------------------------------------------------------------------------------
 
-// Fills the field, counts the voxels inside cells of each row and refuses flows that are not finite there.
+// The voxels inside cells of a row of what is followed.
+std::int64_t count_in_row(const Volume& volume, std::int64_t z, std::int64_t y) {
+    const std::array<std::int64_t, 3>&begin = volume.window.keep_begin, &end = volume.window.keep_end;
+    if (z < begin[0] || z >= end[0] || y < begin[1] || y >= end[1]) return 0;
+    const float* const cellprob = volume.cellprob + (z * volume.n_y + y) * volume.n_x;
+    return std::count_if(cellprob + begin[2], cellprob + end[2],
+                         [&](float value) { return value > volume.cellprob_thresh; });
+}
+
+// Fills the field, counts the voxels inside cells of each row of what is followed, and refuses flows that are not finite.
 void fill_field(const Volume& volume, const Frame& frame, int n_threads, Field* field, std::int64_t* row_counts) {
     const std::int64_t n_y = volume.n_y, n_x = volume.n_x, n_volume = volume.n_z * n_y * n_x;
-    const Position zero{0, 0, 0, 0};
+    constexpr float nan = std::numeric_limits<float>::quiet_NaN();
+    const Position zero{0, 0, 0, 0}, unknown{nan, nan, nan, 0};
+    const FlowWindow3D& window = volume.window;
+    const auto is_at_cut = [&](std::size_t axis, std::int64_t i, std::int64_t n) {
+        return (i == 0 && window.is_cut_before(axis)) || (i == n - 1 && window.is_cut_after(axis, n));
+    };
     parallel_for(field->n_rows(), 64, n_threads, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t i = begin; i < end; ++i) {
             const std::int64_t z = i / (n_y + 1) - 1, y = i % (n_y + 1) - 1;
@@ -332,7 +385,7 @@ void fill_field(const Volume& volume, const Frame& frame, int n_threads, Field* 
             const float* const flow_y = flow_z + n_volume;
             const float* const flow_x = flow_y + n_volume;
             const float* const cellprob = volume.cellprob + first;
-            std::int32_t count = 0, n_unusable = 0;
+            std::int32_t n_unusable = 0;
             for (std::int64_t x = 0; x < n_x; ++x) {
                 const bool inside = cellprob[x] > volume.cellprob_thresh;
                 // NaN unless all are finite
@@ -341,11 +394,13 @@ void fill_field(const Volume& volume, const Frame& frame, int n_threads, Field* 
                 const float step_y = flow_y[x] / 5.0F * frame.step.y;
                 const float step_x = flow_x[x] / 5.0F * frame.step.x;
                 steps[x + 1] = {inside ? step_z : 0.0F, inside ? step_y : 0.0F, inside ? step_x : 0.0F, 0.0F};
-                count += inside;
                 n_unusable += inside && difference != 0.0F;
             }
             require(n_unusable == 0, CELLRT_ERROR_DATA);
-            row_counts[z * n_y + y] = count;
+            if (is_at_cut(0, z, volume.n_z) || is_at_cut(1, y, n_y)) std::fill(steps + 1, steps + n_x + 1, unknown);
+            if (window.is_cut_before(2)) steps[1] = unknown;
+            if (window.is_cut_after(2, n_x)) steps[n_x] = unknown;
+            row_counts[z * n_y + y] = count_in_row(volume, z, y);
         }
     });
     Position* const last = field->begin() + field->n_rows() * field->row();
@@ -355,33 +410,38 @@ void fill_field(const Volume& volume, const Frame& frame, int n_threads, Field* 
 // Where every voxel inside a cell ends; row_begin[i] is how many there are before row i of all planes.
 void follow(const Volume& volume, const Field& field, const Frame& frame, const std::vector<std::int64_t>& row_begin,
             std::int32_t n_iter, const std::int32_t* cancel, int n_threads, std::int64_t* voxels, float* positions) {
-    const std::int64_t n_z = volume.n_z, n_y = volume.n_y, n_x = volume.n_x;
-    const std::vector<float> starts_z = starts_in_unit(n_z), starts_y = starts_in_unit(n_y), starts_x = starts_in_unit(n_x);
+    const std::int64_t n_y = volume.n_y, n_x = volume.n_x;
+    const std::array<std::int64_t, 3>&sides = volume.window.volume, &origin = volume.window.origin;
+    const std::array<std::int64_t, 3>&begin = volume.window.keep_begin, &end = volume.window.keep_end;
+    const std::vector<float> starts_z = starts_in_unit(sides[0]), starts_y = starts_in_unit(sides[1]),
+                             starts_x = starts_in_unit(sides[2]);
     const auto put = [&](std::int64_t slot, Position p) {
-        float* const end = positions + 3 * slot;
-        end[0] = (p.z + 1.0F) * 0.5F * frame.last.z;
-        end[1] = (p.y + 1.0F) * 0.5F * frame.last.y;
-        end[2] = (p.x + 1.0F) * 0.5F * frame.last.x;
+        float* const position = positions + 3 * slot;
+        position[0] = (p.z + 1.0F) * 0.5F * frame.last.z;
+        position[1] = (p.y + 1.0F) * 0.5F * frame.last.y;
+        position[2] = (p.x + 1.0F) * 0.5F * frame.last.x;
     };
     // A beam of rows: as long as the volume, so that the slots of its rows go on from tile to tile.
-    const std::int64_t beams_per_slab = (n_y - 1) / tile_rows + 1;
-    const std::int64_t n_beams = ((n_z - 1) / tile_planes + 1) * beams_per_slab;
+    const std::int64_t beams_per_slab = (end[1] - begin[1] - 1) / tile_rows + 1;
+    const std::int64_t n_beams = ((end[0] - begin[0] - 1) / tile_planes + 1) * beams_per_slab;
     const auto follow_beam = [&](std::int64_t beam, Batch& batch, std::vector<std::int64_t>& next_slot) {
-        const std::int64_t z_begin = beam / beams_per_slab * tile_planes, y_begin = beam % beams_per_slab * tile_rows;
-        const std::int64_t z_end = std::min(z_begin + tile_planes, n_z), y_end = std::min(y_begin + tile_rows, n_y);
-        for (std::int64_t first = 0; first < n_x; first += tile_columns) {
-            const std::int64_t last = std::min(first + tile_columns, n_x);
+        const std::int64_t z_begin = begin[0] + beam / beams_per_slab * tile_planes;
+        const std::int64_t y_begin = begin[1] + beam % beams_per_slab * tile_rows;
+        const std::int64_t z_end = std::min(z_begin + tile_planes, end[0]), y_end = std::min(y_begin + tile_rows, end[1]);
+        for (std::int64_t first = begin[2]; first < end[2]; first += tile_columns) {
+            const std::int64_t last = std::min(first + tile_columns, end[2]);
             for (std::int64_t z = z_begin; z < z_end; ++z) {
                 for (std::int64_t y = y_begin; y < y_end; ++y) {
                     const std::int64_t row = z * n_y + y;
                     std::int64_t& slot = next_slot[static_cast<std::size_t>((z - z_begin) * tile_rows + y - y_begin)];
-                    if (first == 0) slot = row_begin[static_cast<std::size_t>(row)];
+                    if (first == begin[2]) slot = row_begin[static_cast<std::size_t>(row)];
                     const float* const cellprob = volume.cellprob + row * n_x;
-                    const float start_z = starts_z[static_cast<std::size_t>(z)];
-                    const float start_y = starts_y[static_cast<std::size_t>(y)];
+                    const float start_z = starts_z[static_cast<std::size_t>(origin[0] + z)];
+                    const float start_y = starts_y[static_cast<std::size_t>(origin[1] + y)];
+                    const float* const start_x = starts_x.data() + origin[2];
                     for (std::int64_t x = first; x < last; ++x) {
                         const bool inside = cellprob[x] > volume.cellprob_thresh;
-                        batch.add({start_z, start_y, starts_x[static_cast<std::size_t>(x)], 0}, slot, inside);
+                        batch.add({start_z, start_y, start_x[x], 0}, slot, inside);
                         if (inside) voxels[slot++] = row * n_x + x;
                     }
                 }
@@ -389,21 +449,30 @@ void follow(const Volume& volume, const Field& field, const Frame& frame, const 
             if (batch.size() >= batch_size) batch.follow(field, frame, n_iter, cancel, put);
         }
     };
-    parallel_for(n_beams, 4, n_threads, [&](std::int64_t begin, std::int64_t end) {
+    parallel_for(n_beams, 4, n_threads, [&](std::int64_t first_beam, std::int64_t end_beam) {
         Batch batch;
         std::vector<std::int64_t> next_slot(tile_planes * tile_rows);
-        for (std::int64_t beam = begin; beam < end; ++beam) follow_beam(beam, batch, next_slot);
+        for (std::int64_t beam = first_beam; beam < end_beam; ++beam) follow_beam(beam, batch, next_slot);
         batch.follow(field, frame, n_iter, cancel, put);
     });
 }
 
 }  // namespace
 
+std::int64_t count_followed_3d(const float* cellprob, std::int64_t n_z, std::int64_t n_y, std::int64_t n_x,
+                               const FlowWindow3D& window, float cellprob_thresh) {
+    const Volume volume{nullptr, cellprob, n_z, n_y, n_x, window, cellprob_thresh};
+    std::int64_t n = 0;
+    for (std::int64_t z = window.keep_begin[0]; z < window.keep_end[0]; ++z)
+        for (std::int64_t y = window.keep_begin[1]; y < window.keep_end[1]; ++y) n += count_in_row(volume, z, y);
+    return n;
+}
+
 void flow_follow_3d(const float* flow, const float* cellprob, std::int64_t n_z, std::int64_t n_y, std::int64_t n_x,
-                    float cellprob_thresh, std::int32_t n_iter, const std::int32_t* cancel, std::int64_t n_inside,
-                    int n_threads, std::int64_t* voxels, float* positions) {
+                    const FlowWindow3D& window, float cellprob_thresh, std::int32_t n_iter, const std::int32_t* cancel,
+                    std::int64_t n_inside, int n_threads, std::int64_t* voxels, float* positions) {
     if (n_inside == 0) return;
-    const Volume volume{flow, cellprob, n_z, n_y, n_x, cellprob_thresh};
+    const Volume volume{flow, cellprob, n_z, n_y, n_x, window, cellprob_thresh};
     const Frame frame = frame_of(volume);
     Field field(n_z, n_y, n_x);
     std::vector<std::int64_t> row_begin(static_cast<std::size_t>(n_z * n_y + 1));

@@ -8,6 +8,7 @@
 #include <array>
 #include <cmath>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "mask_seeds.hpp"
@@ -258,6 +259,18 @@ void paint_seeds(const Histogram& histogram, const std::vector<Seed>& seeds, int
     }
 }
 
+// The histogram of a window of a volume: all that ends outside the volume was moved inside before.
+Histogram histogram_of(std::int32_t* counts, const Box& window) {
+    return {counts, window.end[0] - window.begin[0], window.end[1] - window.begin[1], window.end[2] - window.begin[2], 0};
+}
+
+// Where a seed of a window lies in the volume: z, y, x.
+std::array<std::int64_t, 3> place_of(const Histogram& histogram, const Seed& seed, const Box& window) {
+    const std::int64_t row = seed.bin / histogram.n_x;
+    return {window.begin[0] + row / histogram.n_y, window.begin[1] + row % histogram.n_y,
+            window.begin[2] + seed.bin % histogram.n_x};
+}
+
 }  // namespace
 
 std::int32_t flow_masks_3d(const std::int64_t* voxels, const float* positions, std::int64_t n, std::int64_t n_z,
@@ -296,6 +309,92 @@ std::int32_t flow_masks_3d(const std::int64_t* voxels, const float* positions, s
                      });
     });
     return write_masks(masks, seeds.size(), voxels, n_volume, max_size_fraction, n_threads, labels);
+}
+
+// ---- Window by window ---------------------------------------------------------------------------------------------
+
+MaskSeeds3D::MaskSeeds3D(std::int64_t n_z, std::int64_t n_y, std::int64_t n_x) : sides_{n_z, n_y, n_x} {
+    for (const std::int64_t side : sides_) require(side >= 1 && side <= std::int64_t{1} << 20);
+}
+
+void MaskSeeds3D::find(const std::int32_t* counts, const Box& window, const Box& keep, int n_threads) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    require_window(window);
+    for (std::size_t axis = 0; axis < 3; ++axis) {
+        require(window.begin[axis] <= keep.begin[axis] && keep.begin[axis] <= keep.end[axis]);
+        require(keep.end[axis] <= window.end[axis]);
+    }
+    // It is only read from here.
+    const Histogram histogram = histogram_of(const_cast<std::int32_t*>(counts), window);
+    std::vector<Seed> found = find_seeds(histogram, n_threads);
+    const auto is_elsewhere = [&](Seed& seed) {
+        const std::array<std::int64_t, 3> place = place_of(histogram, seed, window);
+        seed.bin = (place[0] * sides_[1] + place[1]) * sides_[2] + place[2];
+        for (std::size_t axis = 0; axis < 3; ++axis)
+            if (place[axis] < keep.begin[axis] || place[axis] >= keep.end[axis]) return true;
+        return false;
+    };
+    found.erase(std::remove_if(found.begin(), found.end(), is_elsewhere), found.end());
+    require(seeds_.size() + found.size() < INT32_MAX, CELLRT_ERROR_CAPACITY);
+    seeds_.insert(seeds_.end(), found.begin(), found.end());
+    is_ranked_ = false;
+}
+
+void MaskSeeds3D::paint(std::int32_t* counts, const Box& window, int n_threads) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    require_window(window);
+    rank();
+    const Histogram histogram = histogram_of(counts, window);
+    // Those in the planes of the window lie together; then in the order in which they are painted.
+    const std::int64_t plane = sides_[1] * sides_[2];
+    const auto before = [](const Seed& seed, std::int64_t bin) { return seed.bin < bin; };
+    const auto first = std::lower_bound(seeds_.begin(), seeds_.end(), window.begin[0] * plane, before);
+    const auto last = std::lower_bound(first, seeds_.end(), window.end[0] * plane, before);
+    std::vector<std::pair<std::int32_t, Seed>> near;
+    for (auto seed = first; seed != last; ++seed) {
+        const std::int64_t z = seed->bin / plane, y = seed->bin / sides_[2] % sides_[1], x = seed->bin % sides_[2];
+        if (y < window.begin[1] || y >= window.end[1] || x < window.begin[2] || x >= window.end[2]) continue;
+        const std::int64_t bin = ((z - window.begin[0]) * histogram.n_y + y - window.begin[1]) * histogram.n_x;
+        near.push_back({ranks_[static_cast<std::size_t>(seed - seeds_.begin())],
+                        {seed->count, bin + x - window.begin[2]}});
+    }
+    std::sort(near.begin(), near.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+    std::vector<Seed> seeds;
+    seeds.reserve(near.size());
+    for (const auto& [rank, seed] : near) seeds.push_back(seed);
+    paint_seeds(histogram, seeds, n_threads);
+    const std::int64_t n_rows = histogram.n_z * histogram.n_y, n_x = histogram.n_x;
+    parallel_for(n_rows, voxels_per_grain / n_x + 1, n_threads, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t bin = begin * n_x; bin < end * n_x; ++bin) {
+            const std::int32_t count = counts[bin];
+            counts[bin] = count < 0 ? near[static_cast<std::size_t>(-count - 1)].first + 1 : 0;
+        }
+    });
+}
+
+std::int64_t MaskSeeds3D::size() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return static_cast<std::int64_t>(seeds_.size());
+}
+
+void MaskSeeds3D::require_window(const Box& window) const {
+    for (std::size_t axis = 0; axis < 3; ++axis) {
+        require(0 <= window.begin[axis] && window.begin[axis] < window.end[axis] && window.end[axis] <= sides_[axis]);
+    }
+}
+
+void MaskSeeds3D::rank() {
+    if (is_ranked_) return;
+    std::sort(seeds_.begin(), seeds_.end(), [](const Seed& a, const Seed& b) { return a.bin < b.bin; });
+    std::vector<Seed> ordered = seeds_;
+    sort_seeds(ordered);
+    ranks_.resize(seeds_.size());
+    for (std::size_t rank = 0; rank < ordered.size(); ++rank) {
+        const auto seed = std::lower_bound(seeds_.begin(), seeds_.end(), ordered[rank].bin,
+                                           [](const Seed& one, std::int64_t bin) { return one.bin < bin; });
+        ranks_[static_cast<std::size_t>(seed - seeds_.begin())] = static_cast<std::int32_t>(rank);
+    }
+    is_ranked_ = true;
 }
 
 }  // namespace cellrt

@@ -172,6 +172,28 @@ def flow_follow_3d(
     voxels: NDArray[np.int64],
     positions: NDArray[np.float32],
 ) -> int: ...
+def count_flow_follow_window_3d(
+    flow: NDArray[np.float32],
+    cellprob: NDArray[np.float32],
+    volume: NDArray[np.int64],
+    origin: NDArray[np.int64],
+    keep: NDArray[np.int64],
+    cellprob_thresh: float,
+    n_threads: int,
+) -> tuple[int, int]: ...
+def flow_follow_window_3d(
+    flow: NDArray[np.float32],
+    cellprob: NDArray[np.float32],
+    volume: NDArray[np.int64],
+    origin: NDArray[np.int64],
+    keep: NDArray[np.int64],
+    cellprob_thresh: float,
+    n_iter: int,
+    cancel: NDArray[np.int32],
+    n_threads: int,
+    voxels: NDArray[np.int64],
+    positions: NDArray[np.float32],
+) -> int: ...
 def flow_masks_3d(
     voxels: NDArray[np.int64],
     positions: NDArray[np.float32],

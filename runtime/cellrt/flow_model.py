@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -209,12 +209,15 @@ class FlowModel(Model):
         tiles: Tiles | None = None,
         tile_overlap: float = OVERLAP,
         batch_size: int = 4,
+        do_3D: bool = False,
+        anisotropy: float | None = None,
+        flow3D_smooth: Smoothing = 0,
         halo: int | None = None,
         tile_pixels: int | None = None,
         work: str | Path | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> LargeInstances:
-        """Find the objects of an image that need not fit in memory, and write their labels block by block.
+        """Find the objects of an image or a volume that need not fit in memory, and write their labels block by block.
 
         The image is cut into overlapping tiles; each is segmented by itself, with the grey values of the whole image.
         Where tiles overlap, their objects are compared: those that share more than half of the smaller one's pixels are
@@ -223,8 +226,15 @@ class FlowModel(Model):
         network's style is that of a tile. Numbers run by tiles, in rows, and within a tile as `segment` gives them.
         Interrupted, the same call continues at the last finished tile.
 
+        With ``do_3D=True``, the cells are those of `segment` on the whole volume, and numbered as there: the network
+        sees whole planes, what it says of the volume is kept in a file, and all that follows is done in blocks that
+        know as much of their surroundings as they need. Two differences: an object that is longer than `halo` along an
+        axis keeps its cavities, and voxels from which the flow leads hundreds of voxels away belong to no object (a
+        warning says how many). Interrupted, the same call continues at the last finished planes.
+
         Memory at the peak, beside 0.1 GB for the program and the model: 0.4 GB for the network (CPnet), 100 bytes per
-        pixel of a tile, 128 MB of labels and 100 bytes per object.
+        pixel of a tile, 128 MB of labels and 100 bytes per object; of a volume 0.3 GB for planes or, if that is more,
+        70 bytes per pixel of its largest plane, and then 0.6 GB and 200 bytes per object.
 
         Parameters
         ----------
@@ -241,18 +251,21 @@ class FlowModel(Model):
         normalize : "model", (low, high), Normalize99Spec or None
             As in `segment`, of the whole image, but without smoothing, sharpening and percentiles of blocks.
         max_size_fraction : float
-            An object of more than this share of a tile is dropped.
+            An object of more than this share of a tile, or of the volume, is dropped.
         tiles, tile_overlap, batch_size
-            How the network runs within a tile, as in `segment`. Default: "large" where it can.
+            How the network runs within a tile, as in `segment`. Default: "large" where it can; of volumes, as there.
+        do_3D, anisotropy, flow3D_smooth
+            As in `segment`.
         halo : int, optional
             Pixels that a tile reads beyond what it keeps, at least; more than the longest object. Default: three
             diameters, at least 64.
         tile_pixels : int, optional
             Most pixels of a tile. Default: 2.5 million, as far as the network does not see more of them than that; more
-            where halos are wide.
+            where halos are wide. Not with `do_3D`.
         work : str or Path, optional
-            Folder where finished tiles are kept until the run succeeds, about a byte per pixel. Default: for a path,
-            ``<sink>.progress``; for an array a temporary one, so that an interrupted run begins anew.
+            Folder where finished tiles are kept until the run succeeds, about a byte per pixel; of volumes 28 bytes per
+            voxel and 4 per channel, more if they are resized. Default: for a path, ``<sink>.progress``; for an array a
+            temporary one, so that an interrupted run begins anew.
         progress : callable, optional
             Called with the numbers of finished and of all tiles after each tile.
 
@@ -271,11 +284,20 @@ class FlowModel(Model):
         from cellrt.large import flow as large  # here: most users never need it
         from cellrt.large.source import TILE_PIXELS, require_tile_pixels
 
+        _check_volume_options(do_3D, None, flow3D_smooth)
         known = self.head.diam_labels if diameter is None else diameter
-        if tiles is None:
+        if tiles is None and not do_3D:
             tiles = "upstream" if augment or self.head.fixed_tile else "large"
         option = self._option(
-            known, tiles, tile_overlap, batch_size, resample=resample, augment=augment, threads=self._threads
+            known,
+            tiles,
+            tile_overlap,
+            batch_size,
+            resample=resample,
+            augment=augment,
+            threads=self._threads,
+            do_3D=do_3D,
+            anisotropy=anisotropy,
         )
         network = {name: value for name, value in asdict(option).items() if name not in ("threads", "batch_size")}
         numbers = self._numbers(channels)
@@ -287,10 +309,31 @@ class FlowModel(Model):
             "max_size_fraction": max_size_fraction,
             "interpolate": interpolate,
         }
-        self._decode(_nothing(3, 1, 1), threads=1, **decoding)  # it checks them
+        self._decode(_nothing(*((4, 1, 1, 1) if do_3D else (3, 1, 1))), threads=1, **decoding)  # it checks them
         rescale = self._runner.rescale(known)
         halo = max(64, math.ceil(3 * known)) if halo is None else _pixels("halo", halo)
         most = max(int(TILE_PIXELS / max(1.0, float(rescale) ** 2)), (4 * halo) ** 2)
+
+        def choose(pixels: NDArray[Any]) -> NDArray[np.float32]:
+            return cellpose_channels(pixels, numbers, n_channels=self.manifest.input.n_channels, pair=self._pair)
+
+        if do_3D:
+            if tile_pixels is not None:
+                raise CellrtError(f"expected no tile_pixels with do_3D=True, got {tile_pixels!r}; leave it out")
+            return self._segment_large_volume(
+                source,
+                sink,
+                axes=axes,
+                spec=self._normalization(normalize, invert),
+                choose=choose,
+                option=option,
+                options={"channels": numbers, "network": network},
+                decoding=decoding,
+                smoothing=flow3D_smooth,
+                halo=halo,
+                work=work,
+                progress=progress,
+            )
 
         def decode(pixels: NDArray[np.float32]) -> Instances:
             maps = complete(self._runner.work(pixels, option, lambda maps: Found(None, maps)), self._network).maps
@@ -301,9 +344,7 @@ class FlowModel(Model):
             source,
             sink,
             manifest=self.manifest,
-            choose=lambda pixels: cellpose_channels(
-                pixels, numbers, n_channels=self.manifest.input.n_channels, pair=self._pair
-            ),
+            choose=choose,
             decode=decode,
             run=large.FlowRun(
                 axes=axes,
@@ -313,6 +354,64 @@ class FlowModel(Model):
                 tile_pixels=most if tile_pixels is None else require_tile_pixels(tile_pixels, most),
                 threads=self._threads,
                 options={"channels": numbers, "network": network, "decoding": decoding},
+            ),
+            work=work,
+            progress=progress,
+        )
+
+    def _segment_large_volume(
+        self,
+        source: Sliceable,
+        sink: Any,
+        *,
+        axes: str | None,
+        spec: Normalize99Spec | None,
+        choose: Callable[[NDArray[Any]], NDArray[np.float32]],
+        option: Run,
+        options: dict[str, Any],
+        decoding: Mapping[str, Any],
+        smoothing: Smoothing,
+        halo: int,
+        work: str | Path | None,
+        progress: Callable[[int, int], None] | None,
+    ) -> LargeInstances:
+        """`segment_large` with `do_3D`; `decoding` has the options of `decode`, checked."""
+        from cellrt.large import flow_masks
+        from cellrt.large import flow_volume as large
+
+        assert option.diameter is not None
+        rescale = self._runner.rescale(option.diameter)
+        seen = option.diameter if option.resample else self.head.diam_mean
+        limit, min_size = decoding["cellprob_threshold"], decoding["min_size"]
+
+        def network(planes: NDArray[np.float32]) -> NDArray[np.float32]:
+            maps: NDArray[np.float32] = complete(self._runner.planes_work(planes, option), self._network).maps
+            return maps
+
+        return large.segment(
+            source,
+            sink,
+            manifest=self.manifest,
+            choose=choose,
+            network=network,
+            run=large.VolumeRun(
+                axes=axes,
+                normalize=spec,
+                rescaled=lambda shape: self._runner.volume_shape(shape, option),
+                resample=option.resample,
+                decoding=flow_masks.Decoding(
+                    steps=decoding["niter"] or self._runner.steps(rescale, option),
+                    flow_smooth=flow_3d.checked_smoothing(smoothing),
+                    cellprob_threshold=float(self.head.cellprob_threshold if limit is None else limit),
+                    min_size=int(self.head.min_size if min_size is None else min_size),
+                    max_size_fraction=float(decoding["max_size_fraction"]),
+                    dynamics=self.head.dynamics,
+                    reach=math.ceil(seen),
+                    longest=halo,
+                    threads=self._threads,
+                ),
+                threads=self._threads,
+                options=options,
             ),
             work=work,
             progress=progress,

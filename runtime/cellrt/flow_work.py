@@ -148,7 +148,7 @@ class FlowRunner:
         sides = (_resized(height, rescale), _resized(width, rescale)) if rescale != 1 else shape[1:]
 
         def of(maps: NDArray[np.float32], style: NDArray[np.float32] | None) -> Found:
-            return then(FlowMaps(maps, shape, style, diameter, self._steps(rescale, run)))
+            return then(FlowMaps(maps, shape, style, diameter, self.steps(rescale, run)))
 
         def of_planes(maps: NDArray[np.float32], style: NDArray[np.float32] | None) -> Found:
             if run.resample and rescale != 1:
@@ -172,14 +172,39 @@ class FlowRunner:
             raise ImageError(
                 f"expected a volume of several planes with do_3D=True, got shape {shape}; segment the plane as an image"
             )
-        scaled_shape = (_resized(depth * run.anisotropy, rescale), *sides)
-        if scaled_shape != shape:
-            why = f"diameter {diameter:.4g} for a network of {self._head.diam_mean:.4g}, anisotropy {run.anisotropy:g}"
-            require_size(scaled_shape, shape, why)
+        scaled_shape = self.volume_shape(shape, run)
         scaled = resize_linear_volume(volume, scaled_shape, threads=run.threads)
         beside = volume.nbytes + scaled.nbytes + 16 * scaled[0].size + 48 * volume[0].size
         unscaled = partial(begin, rescale=type(rescale)(1))
         return flow_volume.orthogonal(scaled, unscaled, of_passes, has_style=has_style)
+
+    def volume_shape(self, shape: tuple[int, int, int], run: Run) -> tuple[int, int, int]:
+        """The sides (z, y, x) of a volume as the network sees it, with `do_3D`."""
+        diameter = self._head.diam_labels if run.diameter is None else run.diameter
+        rescale = self.rescale(diameter)
+        depth, height, width = shape
+        scaled_depth = _resized(depth * run.anisotropy, rescale)
+        scaled = (
+            (scaled_depth, _resized(height, rescale), _resized(width, rescale))
+            if rescale != 1
+            else (scaled_depth, height, width)
+        )
+        if scaled != shape:
+            why = f"diameter {diameter:.4g} for a network of {self._head.diam_mean:.4g}, anisotropy {run.anisotropy:g}"
+            require_size(scaled, shape, why)
+        return scaled
+
+    def planes_work(self, planes: NDArray[np.float32], run: Run) -> Work:
+        """Planes (C, n, y, x) of a volume, as the network sees it, on their way to maps (3, n, y, x)."""
+        diameter = self._head.diam_labels if run.diameter is None else run.diameter
+        one = type(self.rescale(diameter))(1)
+        beside = 4 * planes[0].size * (len(planes) + 11)  # the planes, what comes out, and sums twice
+        return flow_volume.plane_by_plane(
+            planes,
+            lambda plane: self._job(plane, one, diameter, run, lambda _: Found(None), beside=beside),
+            lambda maps, _: Found(None, maps),
+            has_style=False,
+        )
 
     def sized(self, image: NDArray[np.float32], run: Run, then: Callable[[float, float], Work | Found]) -> Job:
         """A normalised image on its way to the estimate of its diameter and what its style alone says of it."""
@@ -284,9 +309,9 @@ class FlowRunner:
         if run.resample and job.rescale != 1:
             maps = resize_linear(maps, shape, threads=run.threads)
         style = job.style() if self._head.n_style else None
-        return FlowMaps(maps, shape, style, job.diameter, self._steps(job.rescale, run))
+        return FlowMaps(maps, shape, style, job.diameter, self.steps(job.rescale, run))
 
-    def _steps(self, rescale: np.floating[Any], run: Run) -> int:
+    def steps(self, rescale: np.floating[Any], run: Run) -> int:
         """Steps of the integration: more where objects are larger than the network knows, and their flow too."""
         if not run.resample:
             return flow.STEPS

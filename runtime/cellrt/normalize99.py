@@ -76,14 +76,8 @@ class Scaling99:
     is_normalized: tuple[bool, ...]  # the others stay as they are, and are not inverted either
 
 
-def sample_steps(shape: tuple[int, int]) -> tuple[int, int]:
-    """The percentiles of a channel (y, x) are those of every so many rows and columns."""
-    step_y, step_x = _steps(shape)
-    return step_y, step_x
-
-
-def _steps(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The same of a channel ([z,] y, x)."""
+def sample_steps(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The percentiles of a channel ([z,] y, x) are those of every so many planes, rows and columns."""
     if math.prod(shape) <= _SIDE**3:
         return (1,) * len(shape)
     usual = (_PLANES, _SIDE, _SIDE)[-len(shape) :]
@@ -176,7 +170,7 @@ def _by_grey_values(pixels: NDArray[np.float32], lowhigh: tuple[float, ...]) -> 
 
 def _scaling_of(pixels: NDArray[np.float32], spec: Normalize99Spec, threads: int) -> Scaling99:
     """What the percentiles of each channel say."""
-    sample = tuple(slice(None, None, step) for step in _steps(pixels.shape[1:]))
+    sample = tuple(slice(None, None, step) for step in sample_steps(pixels.shape[1:]))
     percents = np.array([spec.low, spec.high], np.float64)
     percentiles = np.array(
         [kernels.percentiles(_planes(channel[sample]), percents, threads=threads) for channel in pixels]

@@ -191,9 +191,10 @@ def resize_nearest(image: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     double precision that is not always ``old / n``, and now and then the pixel is the one before. Axes do not depend on
     each other, so that a volume (Z, Y, X) may be given as well.
     """
-    places = [
-        np.minimum((np.arange(new) * (1 / (new / old))).astype(np.intp), old - 1)
-        for new, old in zip(shape, image.shape, strict=True)
-    ]
-    resized: NDArray[Any] = image[np.ix_(*places)]
+    resized: NDArray[Any] = image[np.ix_(*(nearest(new, old) for new, old in zip(shape, image.shape, strict=True)))]
     return resized
+
+
+def nearest(new: int, old: int) -> NDArray[np.intp]:
+    """The old sample of an axis that `resize_nearest` takes for each new one, ascending."""
+    return np.minimum((np.arange(new) * (1 / (new / old))).astype(np.intp), old - 1)

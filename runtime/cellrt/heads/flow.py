@@ -163,11 +163,17 @@ def mean_probability(labels: NDArray[np.int32], cellprob: NDArray[np.float32], n
     """Mean of the logistic function of the cell logit over each label; 0 for one that does not occur."""
     inside = np.flatnonzero(labels)
     found = labels.reshape(-1)[inside]
-    probability = 1 / (1 + np.exp(-np.clip(cellprob.reshape(-1)[inside], -50, 50)))
-    sums = np.bincount(found, probability, n_labels + 1)[1:]
+    sums = np.bincount(found, probability(cellprob.reshape(-1)[inside]), n_labels + 1)[1:]
     counts = np.bincount(found, minlength=n_labels + 1)[1:]
     mean: NDArray[np.float32] = (sums / np.maximum(counts, 1)).astype(np.float32)
     return mean
+
+
+def probability(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The logistic function of cell logits, as far as float32 tells it from 0 and 1."""
+    one = np.float32(1)
+    of_logits: NDArray[np.float32] = one / (one + np.exp(-np.clip(logits, -50, 50)))
+    return of_logits
 
 
 def number(name: str, value: float, least: float) -> float:

@@ -8,7 +8,7 @@ everything. `threads` is 0 for every usable core, or a number; the result is the
 from __future__ import annotations
 
 from cellrt.kernels.flow_2d import flow_errors_2d, flow_follow_2d, flow_masks_2d, label_flows_2d
-from cellrt.kernels.flow_3d import flow_follow_3d, flow_masks_3d
+from cellrt.kernels.flow_3d import MaskSeeds3D, flow_follow_3d, flow_follow_window_3d, flow_masks_3d
 from cellrt.kernels.labels import (
     clean_labels_2d,
     clean_labels_3d,
@@ -59,12 +59,14 @@ __all__ = [
     "STAR_KEPT",
     "STAR_UNDECIDED",
     "Candidates",
+    "MaskSeeds3D",
     "StarNms2D",
     "clean_labels_2d",
     "clean_labels_3d",
     "flow_errors_2d",
     "flow_follow_2d",
     "flow_follow_3d",
+    "flow_follow_window_3d",
     "flow_masks_2d",
     "flow_masks_3d",
     "label_flows_2d",

@@ -10,6 +10,7 @@ from cellrt.kernels.native import (
     ERROR_ARGUMENT,
     ERROR_CAPACITY,
     MAX_INT32,
+    _engine,
     _kernels,
     cancellable,
     check_array,
@@ -19,6 +20,8 @@ from cellrt.kernels.native import (
 )
 
 MAX_VOLUME_SIDE = 2**20
+
+MaskSeeds3D = _engine.MaskSeeds3D
 
 
 def flow_follow_3d(
@@ -66,6 +69,65 @@ def flow_follow_3d(
             )
         )
     check_status(status, "flow_follow_3d", "finite flows inside cells, got NaN or infinity")
+    return voxels, positions
+
+
+def flow_follow_window_3d(
+    flow: NDArray[np.float32],
+    cellprob: NDArray[np.float32],
+    *,
+    volume: tuple[int, int, int],
+    origin: tuple[int, int, int],
+    keep: tuple[tuple[int, int], tuple[int, int], tuple[int, int]],
+    cellprob_threshold: float,
+    n_iter: int,
+    threads: int,
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """`flow_follow_3d` in a window of a volume: voxels end where they would in the whole, bit for bit.
+
+    Parameters
+    ----------
+    flow, cellprob, cellprob_threshold, n_iter, threads
+        As there, of the window. Its outermost voxels are not used on sides where the volume goes on.
+    volume : (int, int, int)
+        Sides (z, y, x) of the whole volume.
+    origin : (int, int, int)
+        The window's first voxel in it.
+    keep : three of (int, int)
+        Begin and end along z, y and x of the voxels to follow, in the window; none of those not used.
+
+    Returns
+    -------
+    voxels : int64 (n,)
+        Flat index of each voxel inside a cell, in the window, ascending.
+    positions : float32 (n, 3)
+        Where it ends, (z, y, x) in voxels of the whole volume; NaN where that takes a larger window to tell.
+    """
+    check_array("flow", flow, np.float32, (3, -1, -1, -1))
+    check_array("cellprob", cellprob, np.float32, flow.shape[1:])
+    _check_sides("flow", cellprob.shape)
+    _check_sides("volume", volume)
+    n_threads, n_iter = thread_count(threads), whole_number("n_iter", n_iter, 0, MAX_INT32)
+    if np.isnan(cellprob_threshold):
+        raise KernelError("expected cellprob_threshold to be a number, got NaN", ERROR_ARGUMENT)
+    sides, corner, box = (np.array(values, np.int64).reshape(-1) for values in (volume, origin, keep))
+    if len(corner) != 3 or len(box) != 6:
+        raise KernelError(f"expected origin and keep of three axes, got {origin!r} and {keep!r}", ERROR_ARGUMENT)
+    status, n = _kernels.count_flow_follow_window_3d(flow, cellprob, sides, corner, box, cellprob_threshold, n_threads)
+    voxels, positions = np.empty(n, np.int64), np.empty((n, 3), np.float32)
+    if status == ERROR_CAPACITY:
+        status = cancellable(
+            lambda cancel: _kernels.flow_follow_window_3d(
+                flow, cellprob, sides, corner, box, cellprob_threshold, n_iter, cancel, n_threads, voxels, positions
+            )
+        )
+    if status == ERROR_ARGUMENT:
+        raise KernelError(
+            f"expected a window of {volume} and in it what to follow, without the outermost voxels where the volume "
+            f"goes on, got origin {origin}, window {cellprob.shape} and keep {keep}",
+            status,
+        )
+    check_status(status, "flow_follow_window_3d", "finite flows inside cells, got NaN or infinity")
     return voxels, positions
 
 

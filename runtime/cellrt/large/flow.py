@@ -63,20 +63,14 @@ def segment(
 
     `choose` takes pixels (C, y, x) and gives the channels that the network gets; `decode` takes them, normalised.
     """
-    if run.normalize is not None and (
-        run.normalize.smooth_radius > 0 or run.normalize.sharpen_radius > 0 or run.normalize.tile_blocksize > 0
-    ):
-        raise CellrtError(
-            "expected a normalisation by percentiles or grey values for a large image, got smoothing, sharpening or "
-            "blocks, which need the whole image; leave them out or prepare the image before"
-        )
+    require_parts(run.normalize)
     image = Source(source, axes=run.axes, channels=None, n_channels=None, convert=choose)
     shape = (image.shape[1], image.shape[2])
     out = open_sink(sink, shape)
     tiles = _tiles(shape, run)
     with journal_for(sink, work, _key(image, manifest, run, tiles), scratch=True) as journal:
         assert journal is not None  # there is one in any case
-        scaling = _scaling(image, run, journal)
+        scaling = scaling_of(image, run.normalize, journal, threads=run.threads)
         found, n_resumed = [], 0
         for index, tile in enumerate(tiles):
             one = _restored(journal, index)
@@ -101,6 +95,15 @@ def segment(
     )
 
 
+def require_parts(spec: Normalize99Spec | None) -> None:
+    """Refuse a normalisation that the grey values of the whole image do not suffice for."""
+    if spec is not None and (spec.smooth_radius > 0 or spec.sharpen_radius > 0 or spec.tile_blocksize > 0):
+        raise CellrtError(
+            "expected a normalisation by percentiles or grey values for a large image, got smoothing, sharpening or "
+            "blocks, which need the whole image; leave them out or prepare the image before"
+        )
+
+
 def _key(image: Source, manifest: Manifest, run: FlowRun, tiles: list[Tile]) -> dict[str, Any]:
     """What makes a run the same: all that the labels of a tile depend on."""
     return {
@@ -113,33 +116,36 @@ def _key(image: Source, manifest: Manifest, run: FlowRun, tiles: list[Tile]) -> 
     }
 
 
-def _scaling(image: Source, run: FlowRun, journal: Journal) -> Scaling99 | None:
-    """What the percentiles of the whole image say; noted for the next run."""
+def scaling_of(image: Source, spec: Normalize99Spec | None, journal: Journal, *, threads: int) -> Scaling99 | None:
+    """What the percentiles of the whole image or volume say; noted for the next run."""
     if journal.found is not None:
         stored = journal.found["scaling"]
         return None if stored is None else Scaling99(**{name: tuple(values) for name, values in stored.items()})
-    spec, scaling = run.normalize, None
+    scaling = None
     if spec is not None and spec.lowhigh is None:
-        scaling = _measured(image, spec, run.threads)
+        scaling = _measured(image, spec, threads)
     journal.begin({"scaling": None if scaling is None else dataclasses.asdict(scaling)})
     return scaling
 
 
 def _measured(image: Source, spec: Normalize99Spec, threads: int) -> Scaling99:
-    """The percentiles of the sample that `normalize99` takes of the whole image, and which channels are constant."""
-    n_channels, n_y, n_x = image.shape
-    step_y, step_x = sample_steps((n_y, n_x))
-    sample = np.empty((n_channels, -(-n_y // step_y), -(-n_x // step_x)), np.float32)
+    """The percentiles of the sample that `normalize99` takes of the whole, and which channels are constant."""
+    n_channels, *sides = image.shape
+    steps = sample_steps(tuple(sides))
+    sample = np.empty((n_channels, *(-(-side // step) for side, step in zip(sides, steps, strict=True))), np.float32)
     least, most = np.full(n_channels, np.inf), np.full(n_channels, -np.inf)
-    for (rows, columns), block in image.blocks():
-        np.minimum(least, block.min(axis=(1, 2)), out=least)
-        np.maximum(most, block.max(axis=(1, 2)), out=most)
-        y, x = -rows[0] % step_y, -columns[0] % step_x
-        part = block[:, y::step_y, x::step_x]
-        top, left = (rows[0] + y) // step_y, (columns[0] + x) // step_x
-        sample[:, top : top + part.shape[1], left : left + part.shape[2]] = part
+    spatial = tuple(range(1, sample.ndim))
+    for spans, block in image.blocks():
+        np.minimum(least, block.min(axis=spatial), out=least)
+        np.maximum(most, block.max(axis=spatial), out=most)
+        first = [-begin % step for (begin, _), step in zip(spans, steps, strict=True)]
+        part = block[(slice(None), *(slice(at, None, step) for at, step in zip(first, steps, strict=True)))]
+        corner = [(begin + at) // step for (begin, _), at, step in zip(spans, first, steps, strict=True)]
+        window = tuple(slice(at, at + n) for at, n in zip(corner, part.shape[1:], strict=True))
+        sample[(slice(None), *window)] = part
     percents = np.array([spec.low, spec.high], np.float64)
-    percentiles = np.array([kernels.percentiles(one[np.newaxis], percents, threads=threads) for one in sample])
+    planes = sample.reshape(n_channels, -1, *sample.shape[-2:])
+    percentiles = np.array([kernels.percentiles(one, percents, threads=threads) for one in planes])
     return scaling99(percentiles, (least == most).tolist(), spec)
 
 

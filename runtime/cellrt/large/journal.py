@@ -24,7 +24,7 @@ from cellrt.errors import FileError
 from cellrt.write import replacing
 
 _PLAN = "plan.json"
-_OWN = re.compile(r"plan\.json|tile_\d+\.npz|\.cellrt-[0-9a-f]{12}\.(part|old)")
+_OWN = re.compile(r"plan\.json|tile_\d+\.npz|[a-z]+\.bricks|\.cellrt-[0-9a-f]{12}\.(part|old)")
 _log = logging.getLogger(__name__)
 
 

@@ -72,7 +72,7 @@ class _Tiff(Sink):
         if path.exists():
             _require_own(path, path)
         _prepare(path)
-        _require_space(path, 4 * math.prod(shape) // _DEFLATE)
+        require_space(path, 4 * math.prod(shape) // _DEFLATE)
 
     def write(self, paint: Paint) -> None:
         tifffile = require("tifffile")
@@ -235,7 +235,7 @@ def _prepare(path: Path) -> None:
     sweep(path.parent)
 
 
-def _require_space(path: Path, n_bytes: int) -> None:
+def require_space(path: Path, n_bytes: int) -> None:
     """Refuse to begin what cannot end: the file takes that much in any case."""
     free = shutil.disk_usage(path.parent).free
     if free < n_bytes:

@@ -1,0 +1,261 @@
+"""Flow models on volumes larger than memory: Cellpose's `do_3D`, with the cells of the whole volume.
+
+The network sees whole planes across each axis, some at a time, and what it says of them is added up in a file; that is
+kept, so that an interrupted run goes on. Then `flow_masks` makes labels of the file. All that lies in files in between
+is as large as the volume; what is in memory is as large as some planes, or as a block with what is around it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellrt import kernels
+from cellrt.errors import FileError, ImageError
+from cellrt.large import flow_masks
+from cellrt.large.bricks import SIDE, Bricks, Triple, n_bytes
+from cellrt.large.flow import require_parts, scaling_of
+from cellrt.large.journal import Journal, journal_for
+from cellrt.large.result import LargeInstances
+from cellrt.large.sink import open_sink, require_space
+from cellrt.large.source import Sliceable, Source
+from cellrt.manifest import Manifest, Normalize99Spec
+from cellrt.normalize99 import Scaling99, scaled99
+from cellrt.resize import resize_linear
+from cellrt.tile import Span
+
+_SLAB = 1 << 28  # bytes of planes that are in memory at once, with what the network said of them
+_N_MAPS = 4  # flow along z, y, x, and the logit of being inside a cell
+
+
+@dataclass(frozen=True)
+class VolumeRun:
+    """How a flow model is run on a large volume; units and defaults are those of `FlowModel.segment_large`."""
+
+    axes: str | None
+    normalize: Normalize99Spec | None
+    rescaled: Callable[[Triple], Triple]  # sides of the volume -> as the network sees it
+    resample: bool
+    decoding: flow_masks.Decoding
+    threads: int
+    options: dict[str, Any]  # whatever else the maps depend on, as JSON has it
+
+
+def segment(
+    source: Sliceable,
+    sink: Any,
+    *,
+    manifest: Manifest,
+    choose: Callable[[NDArray[Any]], NDArray[np.float32]],
+    network: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    run: VolumeRun,
+    work: str | Path | None,
+    progress: Callable[[int, int], None] | None,
+) -> LargeInstances:
+    """Segment a volume; see `FlowModel.segment_large`.
+
+    `choose` takes voxels (C, z, y, x) and gives the channels that the network gets; `network` takes planes (C, n, y, x)
+    of the volume as it sees it, and gives maps (3, n, y, x).
+    """
+    require_parts(run.normalize)
+    image = Source(source, axes=run.axes, channels=None, n_channels=None, convert=choose, n_axes=3)
+    n_channels, depth, height, width = image.shape
+    shape: Triple = (depth, height, width)
+    if depth == 1:
+        raise ImageError(
+            f"expected a volume of several planes with do_3D=True, got shape {shape}; segment the plane as an image"
+        )
+    scaled_shape = run.rescaled(shape)
+    decoded_shape = shape if run.resample else scaled_shape
+    out = open_sink(sink, shape)
+    slabs = list(_slabs(scaled_shape, n_channels))
+    n_steps = len(slabs) + flow_masks.n_steps(decoded_shape, shape, run.decoding)
+    n_done = 0
+
+    def step() -> None:
+        nonlocal n_done
+        n_done += 1
+        if progress is not None:
+            progress(n_done, n_steps)
+
+    with journal_for(sink, work, _key(image, manifest, run), scratch=True) as journal:
+        assert journal is not None  # there is one in any case
+        folder = journal.folder
+        _require_room(folder, n_channels, shape, scaled_shape, decoded_shape)
+        scaling = scaling_of(image, run.normalize, journal, threads=run.threads)
+        sums = _sums(journal, len(slabs), scaled_shape)
+        n_resumed = sum(journal.read(index) is not None for index in range(len(slabs)))
+        if n_resumed < len(slabs):
+            seen = _seen(image, scaled_shape, scaling, run, journal, marker=len(slabs))
+            for index, slab in enumerate(slabs):
+                _add(index, *slab, seen=seen, sums=sums, network=network, journal=journal)
+                step()
+            seen.remove()
+        else:
+            n_done = len(slabs)
+        maps = _resized(sums, decoded_shape, "maps", threads=run.threads)
+        masks = flow_masks.decode(maps, run.decoding, shape=shape, folder=folder, step=step)
+        out.write(masks.labels)
+        for bricks in (sums, maps, *masks.files):
+            bricks.remove()
+    return LargeInstances(
+        shape,
+        masks.scores,
+        masks.points,
+        None,
+        None,
+        None,
+        n_tiles=len(slabs),
+        n_resumed=n_resumed,
+    )
+
+
+def _slabs(shape: Triple, n_channels: int) -> Iterator[tuple[int, Span]]:
+    """Which planes the network sees at a time: the axis that they lie across, and from where to where on it."""
+    for axis, side in enumerate(shape):
+        for span in _spans(side, 4 * (n_channels + 3 + 2 * _N_MAPS) * math.prod(shape) // side):
+            yield axis, span
+
+
+def _key(image: Source, manifest: Manifest, run: VolumeRun) -> dict[str, Any]:
+    """What makes a run the same: all that the maps depend on."""
+    return {
+        "model": hashlib.sha256(manifest.to_json().encode()).hexdigest(),
+        "cellrt": kernels.version(),
+        "image": image.fingerprint(),
+        "normalize": None if run.normalize is None else dataclasses.asdict(run.normalize),
+        **run.options,
+    }
+
+
+def _require_room(folder: Path, n_channels: int, shape: Triple, scaled: Triple, decoded: Triple) -> None:
+    """Refuse to begin what has no room for its files."""
+    needed = n_bytes(n_channels, shape, np.float32) + n_bytes(_N_MAPS, scaled, np.float32)
+    needed += n_bytes(n_channels, scaled, np.float32) if scaled != shape else 0
+    needed += n_bytes(_N_MAPS, decoded, np.float32) if scaled != decoded else 0
+    needed += flow_masks.n_bytes(decoded, shape)
+    present = sum(path.stat().st_blocks * 512 for path in folder.glob("*.bricks"))
+    require_space(folder / "sums.bricks", max(0, needed - present))
+
+
+def _sums(journal: Journal, n_slabs: int, shape: Triple) -> Bricks:
+    """The file of what the network said so far."""
+    path = journal.folder / "sums.bricks"
+    if not path.exists() and any(journal.read(index) is not None for index in range(n_slabs)):
+        raise FileError(
+            f"expected {path} beside what an earlier run finished, got none; remove the folder to start anew"
+        )
+    return Bricks(path, _N_MAPS, shape, np.float32, keep=True)
+
+
+def _seen(
+    image: Source, shape: Triple, scaling: Scaling99 | None, run: VolumeRun, journal: Journal, *, marker: int
+) -> Bricks:
+    """The volume as the network sees it, normalised and resized; from an earlier run if that wrote all of it."""
+    n_channels, depth, height, width = image.shape
+    path = journal.folder / "seen.bricks"
+    if journal.read(marker) is not None and path.exists():
+        return Bricks(path, n_channels, shape, np.float32, keep=True)
+    is_resized = shape != (depth, height, width)
+    volume = Bricks(
+        path.with_name("volume.bricks") if is_resized else path, n_channels, (depth, height, width), np.float32
+    )
+    for spans, block in image.blocks():
+        volume.write(_normalized(block, scaling, run), *(begin for begin, _ in spans))
+    seen = _resized(volume, shape, "seen", threads=run.threads)
+    if seen is not volume:
+        volume.remove()
+    seen.sync()
+    journal.write(marker, compress=False)
+    return seen
+
+
+def _normalized(block: NDArray[Any], scaling: Scaling99 | None, run: VolumeRun) -> NDArray[np.float32]:
+    """Voxels (C, z, y, x) as the network gets them."""
+    with np.errstate(over="ignore"):
+        voxels = np.asarray(block, np.float32)
+    if not np.isfinite(voxels).all():
+        raise ImageError("expected voxels that fit float32, got larger ones; rescale the image")
+    if run.normalize is None:
+        return voxels
+    rows = voxels.reshape(len(voxels), -1, voxels.shape[-1])
+    return scaled99(rows, scaling, run.normalize, threads=run.threads).reshape(voxels.shape)
+
+
+def _add(
+    index: int,
+    axis: int,
+    span: Span,
+    *,
+    seen: Bricks,
+    sums: Bricks,
+    network: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    journal: Journal,
+) -> None:
+    """Add what the network says of some planes across an axis to the sums.
+
+    They are kept in the journal first, and put into the file from there: what was added once is never added again.
+    """
+    spans = tuple(span if other == axis else (0, side) for other, side in enumerate(seen.shape))
+    stored = journal.read(index)
+    if stored is None:
+        planes = np.ascontiguousarray(np.moveaxis(seen.read(*spans), axis + 1, 1))
+        total = sums.read(*spans)
+        of_planes = np.moveaxis(total, axis + 1, 1)
+        first, second = (other for other in range(3) if other != axis)
+        for channel, values in zip((first, second, 3), network(planes), strict=True):
+            of_planes[channel] += values
+        stored = {"sums": total}
+        journal.write(index, compress=False, **stored)
+    if "sums" in stored:
+        sums.write(stored["sums"], *(begin for begin, _ in spans))
+        sums.sync()
+        journal.write(index, compress=False)
+
+
+def _resized(volume: Bricks, shape: Triple, name: str, *, threads: int) -> Bricks:
+    """The volume at another shape, in a file of that name: as `resize.resize_linear_volume`, some planes at a time."""
+    depth, height, width = shape
+    n_channels, n_planes = volume.n_channels, volume.shape[0]
+    path = volume.path.with_name(f"{name}.bricks")
+    out = volume
+    if volume.shape[1:] != (height, width):
+        is_last = n_planes == depth
+        out = Bricks(
+            path if is_last else path.with_name("rows.bricks"), n_channels, (n_planes, height, width), np.float32
+        )
+        for begin, end in _spans(n_planes, 4 * n_channels * (math.prod(volume.shape[1:]) + height * width)):
+            planes = volume.read((begin, end), *((0, side) for side in volume.shape[1:]))
+            resized = [_plane(planes[:, z], (height, width), threads) for z in range(end - begin)]
+            out.write(np.stack(resized, axis=1), begin, 0, 0)
+    if n_planes == depth:
+        return out
+    rows, out = out, Bricks(path, n_channels, shape, np.float32)
+    for begin, end in _spans(height, 4 * n_channels * (n_planes + depth) * width):
+        slab = rows.read((0, n_planes), (begin, end), (0, width))
+        resized = [_plane(slab[:, :, y], (depth, width), threads) for y in range(end - begin)]
+        out.write(np.stack(resized, axis=2), 0, begin, 0)
+    if rows is not volume:
+        rows.remove()
+    return out
+
+
+def _plane(plane: NDArray[np.float32], shape: tuple[int, int], threads: int) -> NDArray[np.float32]:
+    """A plane (C, y, x) at another shape."""
+    return resize_linear(np.ascontiguousarray(plane), shape, threads=threads)
+
+
+def _spans(side: int, per_plane: int) -> Iterator[Span]:
+    """Planes of an axis, as many at a time as memory is meant for."""
+    n_planes = max(1, _SLAB // per_plane)
+    n_planes = n_planes // SIDE * SIDE or n_planes
+    for begin in range(0, side, n_planes):
+        yield begin, min(side, begin + n_planes)
