@@ -1,5 +1,6 @@
 // From a network's flows to where pixels end, the way a program calls it; some against following them step by step.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 
@@ -43,6 +44,45 @@ std::vector<float> flows(Input* input, std::int64_t n) {
     return values;
 }
 
+// A window of a volume: its voxels end where they do in the volume, or nobody knows where.
+void follow_window(Input* input, const std::array<std::int64_t, 3>& sides, const std::vector<float>& flow,
+                   const std::vector<float>& cellprob, std::int32_t n_iter, std::int32_t n_threads,
+                   const std::vector<std::int64_t>& voxels, const std::vector<float>& positions) {
+    std::array<std::int64_t, 3> origin{}, n{};
+    std::array<std::int64_t, 6> keep{};
+    for (std::size_t axis = 0; axis < 3; ++axis) {
+        origin[axis] = input->between(0, sides[axis]);
+        n[axis] = input->between(0, sides[axis] - origin[axis]);
+        const std::int64_t first = origin[axis] > 0 ? 1 : 0, last = n[axis] - (origin[axis] + n[axis] < sides[axis] ? 1 : 0);
+        if (first > last) return;
+        keep[2 * axis] = input->between(first, last);
+        keep[2 * axis + 1] = input->between(keep[2 * axis], last);
+    }
+    const auto n_window = static_cast<std::size_t>(n[0] * n[1] * n[2]);
+    std::vector<float> part(3 * n_window), part_cellprob(n_window);
+    const auto in_volume = [&](std::int64_t i) {
+        const std::int64_t z = i / (n[1] * n[2]) + origin[0], y = i / n[2] % n[1] + origin[1], x = i % n[2] + origin[2];
+        return (z * sides[1] + y) * sides[2] + x;
+    };
+    for (std::size_t i = 0; i < n_window; ++i) {
+        const auto at = static_cast<std::size_t>(in_volume(static_cast<std::int64_t>(i)));
+        part_cellprob[i] = cellprob[at];
+        for (std::size_t axis = 0; axis < 3; ++axis) part[axis * n_window + i] = flow[axis * cellprob.size() + at];
+    }
+    std::vector<std::int64_t> kept(n_window);
+    std::vector<float> ends(3 * n_window);
+    std::int64_t n_kept = -1;
+    expect(cellrt_flow_follow_window_3d(part.data(), part_cellprob.data(), n[0], n[1], n[2], sides.data(), origin.data(),
+                                        keep.data(), 0.0f, n_iter, nullptr, static_cast<std::int64_t>(n_window), n_threads,
+                                        &n_kept, kept.data(), ends.data()) == CELLRT_OK);
+    for (std::size_t i = 0; i < static_cast<std::size_t>(n_kept); ++i) {
+        const auto place = std::lower_bound(voxels.begin(), voxels.end(), in_volume(kept[i]));
+        expect(place != voxels.end() && *place == in_volume(kept[i]));
+        const float* const expected = positions.data() + 3 * (place - voxels.begin());
+        expect(std::isnan(ends[3 * i]) || std::equal(expected, expected + 3, ends.data() + 3 * i));
+    }
+}
+
 // A volume: its voxels end inside it, at the same places and in the same masks for any number of threads.
 void follow_volume(Input* input, std::int32_t n_iter, std::int32_t n_threads) {
     const std::int64_t n_z = input->between(0, 6), n_y = input->between(0, 7), n_x = input->between(0, 8);
@@ -67,6 +107,7 @@ void follow_volume(Input* input, std::int32_t n_iter, std::int32_t n_threads) {
     for (std::size_t i = 0; i < positions.size(); ++i) {
         expect(positions[i] >= 0.0f && positions[i] <= static_cast<float>(sides[i % 3] - 1));
     }
+    follow_window(input, {n_z, n_y, n_x}, flow, cellprob, n_iter, n_threads, voxels, positions);
     std::vector<std::int32_t> labels(static_cast<std::size_t>(n_volume));
     std::int32_t n_labels = -1;
     expect(cellrt_flow_masks_3d(voxels.data(), positions.data(), n, n_z, n_y, n_x, 0.4, n_threads, labels.data(),

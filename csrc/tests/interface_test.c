@@ -486,6 +486,46 @@ static void test_overlaps_and_matching(void) {
     CHECK(cellrt_match_pairs(chain, scores, 3, 2, 2, 0.1, 100, NULL) == CELLRT_ERROR_ARGUMENT);
 }
 
+/* A window of a volume of 20 planes, in which everything flows along z. */
+static void test_flow_window(void) {
+    enum { n_z = 8, n_y = 3, n_x = 3, n_window = n_z * n_y * n_x };
+    const int64_t volume[] = {20, n_y, n_x}, origin[] = {6, 0, 0}, keep[] = {1, 7, 0, n_y, 0, n_x};
+    const int64_t of_edge[] = {0, 7, 0, n_y, 0, n_x}, too_far[] = {13, 0, 0}, flat[] = {20, 0, n_x};
+    const int32_t stop = 1;
+    float flow[3 * n_window] = {0}, cellprob[n_window], positions[3 * n_window];
+    int64_t voxels[n_window], n = -1, i;
+
+    for (i = 0; i < n_window; ++i) {
+        cellprob[i] = 1.0f;
+        flow[i] = 5.0f;
+    }
+    CHECK(cellrt_flow_follow_window_3d(flow, cellprob, n_z, n_y, n_x, volume, origin, keep, 0.0f, 2, NULL, 0, 1, &n, NULL,
+                                       NULL) == CELLRT_ERROR_CAPACITY);
+    CHECK(n == 6 * n_y * n_x);
+    CHECK(cellrt_flow_follow_window_3d(flow, cellprob, n_z, n_y, n_x, volume, origin, keep, 0.0f, 2, NULL, n, 2, &n, voxels,
+                                       positions) == CELLRT_OK);
+    /* In the middle of the second plane: two voxels on. The first and the last would have to know what lies beyond. */
+    CHECK(voxels[13] == 2 * n_y * n_x + 4 && fabsf(positions[3 * 13] - 10.0f) < 0.01f && positions[3 * 13 + 1] == 1.0f);
+    CHECK(isnan(positions[0]) && isnan(positions[3 * (n - 1)]));
+    CHECK(cellrt_flow_follow_window_3d(flow, cellprob, n_z, n_y, n_x, volume, origin, keep, 0.0f, 2, &stop, n, 1, &n,
+                                       voxels, positions) == CELLRT_ERROR_CANCELLED);
+    CHECK(cellrt_flow_follow_window_3d(flow, cellprob, n_z, n_y, n_x, volume, origin, of_edge, 0.0f, 2, NULL, n_window, 1,
+                                       &n, voxels, positions) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_flow_follow_window_3d(flow, cellprob, n_z, n_y, n_x, volume, too_far, keep, 0.0f, 2, NULL, n_window, 1, &n,
+                                       voxels, positions) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_flow_follow_window_3d(flow, cellprob, n_z, n_y, n_x, flat, origin, keep, 0.0f, 2, NULL, n_window, 1, &n,
+                                       voxels, positions) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_flow_follow_window_3d(flow, cellprob, n_z, n_y, n_x, NULL, origin, keep, 0.0f, 2, NULL, n_window, 1, &n,
+                                       voxels, positions) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_flow_follow_window_3d(flow, cellprob, n_z, n_y, n_x, volume, NULL, keep, 0.0f, 2, NULL, n_window, 1, &n,
+                                       voxels, positions) == CELLRT_ERROR_ARGUMENT);
+    CHECK(cellrt_flow_follow_window_3d(flow, cellprob, n_z, n_y, n_x, volume, origin, NULL, 0.0f, 2, NULL, n_window, 1, &n,
+                                       voxels, positions) == CELLRT_ERROR_ARGUMENT);
+    flow[10] = INFINITY;
+    CHECK(cellrt_flow_follow_window_3d(flow, cellprob, n_z, n_y, n_x, volume, origin, keep, 0.0f, 2, NULL, n_window, 1, &n,
+                                       voxels, positions) == CELLRT_ERROR_DATA);
+}
+
 int main(void) {
     test_status();
     test_percentiles();
@@ -499,6 +539,7 @@ int main(void) {
     test_labels();
     test_resize();
     test_flows();
+    test_flow_window();
     test_label_shapes();
     test_overlaps_and_matching();
     return n_failed == 0 ? 0 : 1;
