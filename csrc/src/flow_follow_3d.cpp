@@ -355,7 +355,8 @@ private:
 
 // The voxels inside cells of a row of what is followed.
 std::int64_t count_in_row(const Volume& volume, std::int64_t z, std::int64_t y) {
-    const std::array<std::int64_t, 3>&begin = volume.window.keep_begin, &end = volume.window.keep_end;
+    const auto& begin = volume.window.keep_begin;
+    const auto& end = volume.window.keep_end;
     if (z < begin[0] || z >= end[0] || y < begin[1] || y >= end[1]) return 0;
     const float* const cellprob = volume.cellprob + (z * volume.n_y + y) * volume.n_x;
     return std::count_if(cellprob + begin[2], cellprob + end[2],
@@ -411,8 +412,10 @@ void fill_field(const Volume& volume, const Frame& frame, int n_threads, Field* 
 void follow(const Volume& volume, const Field& field, const Frame& frame, const std::vector<std::int64_t>& row_begin,
             std::int32_t n_iter, const std::int32_t* cancel, int n_threads, std::int64_t* voxels, float* positions) {
     const std::int64_t n_y = volume.n_y, n_x = volume.n_x;
-    const std::array<std::int64_t, 3>&sides = volume.window.volume, &origin = volume.window.origin;
-    const std::array<std::int64_t, 3>&begin = volume.window.keep_begin, &end = volume.window.keep_end;
+    const auto& sides = volume.window.volume;
+    const auto& origin = volume.window.origin;
+    const auto& begin = volume.window.keep_begin;
+    const auto& end = volume.window.keep_end;
     const std::vector<float> starts_z = starts_in_unit(sides[0]), starts_y = starts_in_unit(sides[1]),
                              starts_x = starts_in_unit(sides[2]);
     const auto put = [&](std::int64_t slot, Position p) {
