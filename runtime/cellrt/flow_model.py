@@ -24,7 +24,8 @@ from cellrt.memory import MemoryLimit
 from cellrt.model import Model
 from cellrt.normalize99 import normalize99
 from cellrt.planes import checked_threshold
-from cellrt.pool import Found, complete
+from cellrt.pool import Found, Work, complete
+from cellrt.resize import resize_nearest
 from cellrt.session import Session
 from cellrt.stream import Route
 
@@ -32,6 +33,7 @@ Normalize = Normalize99Spec | tuple[float, float] | Literal["model"] | None
 Tiles = Literal["upstream", "large"]
 
 if TYPE_CHECKING:
+    from cellrt.large.planes import Plane
     from cellrt.large.result import LargeInstances
     from cellrt.large.source import Sliceable
 
@@ -210,6 +212,7 @@ class FlowModel(Model):
         tile_overlap: float = OVERLAP,
         batch_size: int = 4,
         do_3D: bool = False,
+        stitch_threshold: float | None = None,
         anisotropy: float | None = None,
         flow3D_smooth: Smoothing = 0,
         halo: int | None = None,
@@ -224,7 +227,10 @@ class FlowModel(Model):
         the same, and the one that lies most inside its tile stays, whole. Objects that are cut off in every tile are
         united over the seams. Cells differ from those of `segment` on the whole image by a pixel here and there: the
         network's style is that of a tile. Numbers run by tiles, in rows, and within a tile as `segment` gives them.
-        Interrupted, the same call continues at the last finished tile.
+        Interrupted, the same call continues at the last finished tile or plane.
+
+        With `stitch_threshold` a stack is segmented plane by plane, and the result is that of `segment` on the whole
+        stack: the same labels, numbers and points, scores but for float rounding.
 
         With ``do_3D=True``, the cells are those of `segment` on the whole volume, and numbered as there: the network
         sees whole planes, what it says of the volume is kept in a file, and all that follows is done in blocks that
@@ -233,16 +239,22 @@ class FlowModel(Model):
         warning says how many). Interrupted, the same call continues at the last finished planes.
 
         Memory at the peak, beside 0.1 GB for the program and the model: 0.4 GB for the network (CPnet), 100 bytes per
-        pixel of a tile, 128 MB of labels and 100 bytes per object; of a volume 0.3 GB for planes or, if that is more,
-        70 bytes per pixel of its largest plane, and then 0.6 GB and 200 bytes per object.
+        pixel of a tile, 128 MB of labels and 100 bytes per object. Of a stack: a plane for a tile, 256 MB for slabs of
+        planes, 80 MB per channel for percentiles, 100 bytes per object, and four per object in a plane; where equal
+        parts of an object close a ring in many planes in a row, these planes at once, 20 bytes per voxel. With `do_3D`
+        0.3 GB for planes or, if that is more, 70 bytes per pixel of the largest one; then 0.6 GB and 200 bytes per
+        object.
 
         Parameters
         ----------
         source : object with shape, dtype and slices
-            As `image` of `segment`: a memory map, a zarr or dask array, ... It is read twice, block by block.
+            As `image` of `segment`: a memory map, a zarr or dask array, ... It is read twice, block by block. Chunks
+            that go through several planes of a stack are read once for all of these, by way of the work folder if they
+            have more than 128 MB.
         sink : str, Path or array
-            A path that ends in .tif (tiled BigTIFF, uint32) or .zarr (uint32; needs ``cellrt[screen]``), which appears
-            when it is whole; or an array of int32, uint32 or 64-bit integers to assign blocks to.
+            A path that ends in .tif (tiled BigTIFF, uint32; of a stack OME-TIFF) or .zarr (uint32; needs
+            ``cellrt[screen]``), which appears when it is whole; or an array of int32, uint32 or 64-bit integers to
+            assign blocks to.
         axes, channels, invert, flow_threshold, cellprob_threshold, niter, resample, augment, min_size, interpolate
             As in `segment`.
         diameter : float, optional
@@ -251,23 +263,26 @@ class FlowModel(Model):
         normalize : "model", (low, high), Normalize99Spec or None
             As in `segment`, of the whole image, but without smoothing, sharpening and percentiles of blocks.
         max_size_fraction : float
-            An object of more than this share of a tile, or of the volume, is dropped.
+            An object of more than this share of a tile, a plane of a stack, or the volume is dropped.
         tiles, tile_overlap, batch_size
-            How the network runs within a tile, as in `segment`. Default: "large" where it can; of volumes, as there.
+            How the network runs within a tile, as in `segment`. Default: "large" where it can; of stacks and volumes as
+            in `segment`.
         do_3D, anisotropy, flow3D_smooth
             As in `segment`.
+        stitch_threshold : float, optional
+            As in `segment`: the image is a stack (Z, Y, X) or of four axes, whose single planes fit in memory.
         halo : int, optional
             Pixels that a tile reads beyond what it keeps, at least; more than the longest object. Default: three
-            diameters, at least 64.
+            diameters, at least 64. Not of a stack.
         tile_pixels : int, optional
             Most pixels of a tile. Default: 2.5 million, as far as the network does not see more of them than that; more
-            where halos are wide. Not with `do_3D`.
+            where halos are wide. Not of a stack or a volume.
         work : str or Path, optional
-            Folder where finished tiles are kept until the run succeeds, about a byte per pixel; of volumes 28 bytes per
-            voxel and 4 per channel, more if they are resized. Default: for a path, ``<sink>.progress``; for an array a
-            temporary one, so that an interrupted run begins anew.
+            Folder where finished tiles or planes are kept until the run succeeds, about a byte per pixel; with `do_3D`
+            28 bytes per voxel and 4 per channel, more if the volume is resized. Default: for a path,
+            ``<sink>.progress``; for an array a temporary one, so that an interrupted run begins anew.
         progress : callable, optional
-            Called with the numbers of finished and of all tiles after each tile.
+            Called with the numbers of finished and of all tiles, or planes, after each.
 
         Returns
         -------
@@ -282,11 +297,13 @@ class FlowModel(Model):
             If the sink or the work folder cannot be written, or holds something else.
         """
         from cellrt.large import flow as large  # here: most users never need it
-        from cellrt.large.source import TILE_PIXELS, require_tile_pixels
+        from cellrt.large.source import TILE_PIXELS, refuse_tiles, require_tile_pixels
 
-        _check_volume_options(do_3D, None, flow3D_smooth)
+        _check_volume_options(do_3D, stitch_threshold, flow3D_smooth)
         known = self.head.diam_labels if diameter is None else diameter
-        if tiles is None and not do_3D:
+        if stitch_threshold is not None:
+            refuse_tiles(halo=halo, tile_pixels=tile_pixels)
+        elif tiles is None and not do_3D:
             tiles = "upstream" if augment or self.head.fixed_tile else "large"
         option = self._option(
             known,
@@ -310,12 +327,37 @@ class FlowModel(Model):
             "interpolate": interpolate,
         }
         self._decode(_nothing(*((4, 1, 1, 1) if do_3D else (3, 1, 1))), threads=1, **decoding)  # it checks them
-        rescale = self._runner.rescale(known)
-        halo = max(64, math.ceil(3 * known)) if halo is None else _pixels("halo", halo)
-        most = max(int(TILE_PIXELS / max(1.0, float(rescale) ** 2)), (4 * halo) ** 2)
 
         def choose(pixels: NDArray[Any]) -> NDArray[np.float32]:
             return cellpose_channels(pixels, numbers, n_channels=self.manifest.input.n_channels, pair=self._pair)
+
+        def begin(pixels: NDArray[np.float32]) -> Work:
+            return self._runner.work(pixels, option, lambda maps: Found(None, maps))
+
+        if stitch_threshold is not None:
+            return large.segment_stack(
+                source,
+                sink,
+                manifest=self.manifest,
+                choose=choose,
+                begin=begin,
+                end=lambda plane, least: self._decode_plane(plane, **(decoding | {"min_size": least})),
+                network=self._network,
+                threshold=float(stitch_threshold),
+                min_size=self.head.min_size if min_size is None else int(min_size),
+                dynamics=self.head.dynamics,
+                run=large.StackRun(
+                    axes=axes,
+                    normalize=self._normalization(normalize, invert),
+                    threads=self._threads,
+                    options={"channels": numbers, "network": network, "decoding": decoding},
+                ),
+                work=work,
+                progress=progress,
+            )
+        rescale = self._runner.rescale(known)
+        halo = max(64, math.ceil(3 * known)) if halo is None else _pixels("halo", halo)
+        most = max(int(TILE_PIXELS / max(1.0, float(rescale) ** 2)), (4 * halo) ** 2)
 
         if do_3D:
             if tile_pixels is not None:
@@ -336,7 +378,7 @@ class FlowModel(Model):
             )
 
         def decode(pixels: NDArray[np.float32]) -> Instances:
-            maps = complete(self._runner.work(pixels, option, lambda maps: Found(None, maps)), self._network).maps
+            maps = complete(begin(pixels), self._network).maps
             assert isinstance(maps, FlowMaps)
             return self.decode(maps, **decoding)
 
@@ -597,6 +639,25 @@ class FlowModel(Model):
         threshold = options.pop("flow_threshold")  # of no effect here, but no nonsense either
         flow.number("flow_threshold", 0 if threshold is None else threshold, 0)
         return flow_3d.decode(maps.maps, self.head, flow_smooth=flow3D_smooth, **usual, **options)
+
+    def _decode_plane(self, plane: Work, *, niter: int | None, **options: Any) -> Plane:
+        """The objects of a plane of a large stack whose tiles came back; the options of `decode`."""
+        from cellrt.large.planes import Plane
+
+        found = plane.finish()
+        assert isinstance(found, Found)
+        maps = found.maps
+        labels, _ = flow.labels_of(
+            maps.maps,
+            self.head,
+            steps=niter or maps.steps,
+            out_shape=maps.shape,
+            threads=self._threads,
+            **options,
+        )
+        cellprob = maps.cellprob
+        cellprob = cellprob if cellprob.shape == labels.shape else resize_nearest(cellprob, labels.shape)
+        return Plane(labels, probability=flow.probability(cellprob))
 
     def estimate_diameter(
         self,

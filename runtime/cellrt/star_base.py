@@ -89,6 +89,7 @@ class AnyStarModel(Model, Generic[Spec]):
         scale: Scale,
         tiles: tuple[int, ...] | None,
         threads: int,
+        max_candidates: int | None = None,
         **finishing: Any,
     ) -> StarWork:
         """One image or volume on its way: normalised, cut into tiles; the rest is up to `StarWork`.
@@ -105,6 +106,7 @@ class AnyStarModel(Model, Generic[Spec]):
             prob_thresh=head.prob_thresh if prob_thresh is None else prob_thresh,
             nms_thresh=head.nms_thresh if nms_thresh is None else nms_thresh,
             threads=threads,
+            max_candidates=max_candidates,
         )
         back = tuple(1 / factor for factor in zoom)
         finish = partial(collector.finish, out_shape=out_shape, scale=back, **finishing)

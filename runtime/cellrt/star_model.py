@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cellrt.heads import star
+from cellrt.heads.candidates import threshold
 from cellrt.image import as_image, as_volume
 from cellrt.instances import Instances
 from cellrt.manifest import StarSpec
@@ -138,46 +139,58 @@ class StarModel(AnyStarModel[StarSpec]):
         prob_thresh: float | None = None,
         nms_thresh: float | None = None,
         scale: float | tuple[float, float] | None = None,
+        stitch_threshold: float | None = None,
         tile_pixels: int | None = None,
         max_candidates: int = star.MAX_CANDIDATES,
         work: str | Path | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> LargeInstances:
-        """Find the objects of an image that need not fit in memory, and write their labels block by block.
+        """Find the objects of an image or a stack that need not fit in memory, and write their labels block by block.
 
-        The cells and their labels are those of `segment` on the whole image, apart from float rounding in the network.
-        Interrupted, the same call continues at the last finished tile.
+        The cells and their labels are those of `segment` on the whole image, or with `stitch_threshold` on the whole
+        stack, apart from float rounding in the network. Interrupted, the same call continues at the last finished tile
+        or plane.
 
         Memory at the peak, beside 0.1 GB for the program and the model: 250 bytes per pixel of a tile (a network of
         full width), 400 bytes per candidate that waits to be decided (at 32 rays; one to two million, or all in two
-        rows of tiles of a wider image) and 1 kB per object. The image's size as such does not matter.
+        rows of tiles of a wider image) and 1 kB per object. The image's size as such does not matter. Of a stack: what
+        `segment` takes for a plane, 256 MB for slabs of planes, 60 bytes per object, and four per object in a plane.
 
         Parameters
         ----------
         source : object with shape, dtype and slices
             As `image` of `segment`: a memory map, a zarr or dask array, ... It is read twice, block by block; once if
-            no percentiles are needed, and three times or five if pixels have 32 or 64 bits.
+            no percentiles are needed, and three times or five if pixels have 32 or 64 bits. Chunks that go through
+            several planes of a stack are read once for all of these, by way of the work folder if they have more than
+            128 MB.
         sink : str, Path or array
-            A path that ends in .tif (tiled BigTIFF, uint32) or .zarr (uint32; needs ``cellrt[screen]``), which appears
-            when it is whole; or an array of int32, uint32 or 64-bit integers to assign blocks to.
+            A path that ends in .tif (tiled BigTIFF, uint32; of a stack OME-TIFF) or .zarr (uint32; needs
+            ``cellrt[screen]``), which appears when it is whole; or an array of int32, uint32 or 64-bit integers to
+            assign blocks to.
         axes, channels, normalize, prob_thresh, nms_thresh, scale
             As in `segment`. Percentiles are those of the whole image.
         lowhigh : (float, float), optional
             Grey values that become 0 and 1, instead of percentiles.
+        stitch_threshold : float, optional
+            As in `segment`: the image is a stack (Z, Y, X) or of four axes, whose single planes fit in memory.
         tile_pixels : int, optional
             Most pixels that the network reads at once: fewer need less memory, and more time for what tiles have in
-            common. Default: 2.5 million, or what a memory limit of the model leaves for the network.
+            common. Default: 2.5 million, or what a memory limit of the model leaves for the network. Not of a stack,
+            whose planes are cut as by `segment`.
         max_candidates : int
-            Most candidates that may wait to be decided: more are an error, before memory ends.
+            Most candidates that may wait to be decided, those of a plane in a stack: more are an error, before memory
+            ends.
         work : str or Path, optional
-            Folder where finished tiles are kept until the run succeeds. Default: for a path, ``<sink>.progress``; for
-            an array none, so that an interrupted run begins anew.
+            Folder where finished tiles or planes are kept until the run succeeds. Default: for a path,
+            ``<sink>.progress``; for an array none, of a stack a temporary one, so that an interrupted run begins anew.
         progress : callable, optional
-            Called with the numbers of finished and of all tiles after each tile.
+            Called with the numbers of finished and of all tiles, or planes, after each.
 
         Returns
         -------
         LargeInstances
+            Of a stack without outlines, in the order of their first planes; the score of an object is the highest of
+            its parts.
 
         Raises
         ------
@@ -187,8 +200,12 @@ class StarModel(AnyStarModel[StarSpec]):
             If the sink or the work folder cannot be written, or holds something else.
         """
         from cellrt.large import star as large  # here: most users never need it
-        from cellrt.large.source import require_tile_pixels
+        from cellrt.large.planes import Plane
+        from cellrt.large.source import refuse_tiles, require_tile_pixels
 
+        if stitch_threshold is not None:
+            checked_threshold(stitch_threshold)
+            refuse_tiles(tile_pixels=tile_pixels)
         head, limit = self.head, self._memory
         most = MAX_TILE_PIXELS
         if limit is not None:
@@ -206,15 +223,34 @@ class StarModel(AnyStarModel[StarSpec]):
             max_candidates=max_candidates,
             threads=self._threads,
         )
-        return large.segment(
-            source,
-            sink,
-            manifest=self.manifest,
-            network=self._network,
-            run=run,
-            work=work,
-            progress=progress,
+        usual: dict[str, Any] = {
+            "manifest": self.manifest,
+            "network": self._network,
+            "run": run,
+            "work": work,
+            "progress": progress,
+        }
+        if stitch_threshold is None:
+            return large.segment(source, sink, **usual)
+        begin = partial(
+            self._image_work,
+            normalize=None,
+            prob_thresh=threshold("prob_thresh", run.prob_thresh),
+            nms_thresh=threshold("nms_thresh", run.nms_thresh),
+            scale=scale,
+            tiles=None,
+            threads=self._threads,
+            max_candidates=max_candidates,
         )
+
+        def end(plane: Work) -> Plane:
+            found = plane.finish()
+            assert isinstance(found, Found)
+            cells = found.instances
+            assert cells is not None
+            return Plane(cells.labels, cells.scores, cells.class_prob)
+
+        return large.segment_stack(source, sink, begin=begin, end=end, threshold=float(stitch_threshold), **usual)
 
     def predict(
         self,

@@ -22,12 +22,15 @@ from cellrt import kernels
 from cellrt.errors import CellrtError
 from cellrt.instances import Instances
 from cellrt.large.journal import Journal, journal_for
+from cellrt.large.planes import Cleaning, Plane, Way
+from cellrt.large.planes import segment as segment_planes
 from cellrt.large.result import LargeInstances
 from cellrt.large.seams import Found, SeamPainter, describe, merge
 from cellrt.large.sink import open_sink
 from cellrt.large.source import Sliceable, Source
 from cellrt.manifest import Manifest, Normalize99Spec
 from cellrt.normalize99 import Scaling99, sample_steps, scaled99, scaling99
+from cellrt.pool import Network, Work
 from cellrt.tile import Span, Tile, padded, plan
 
 _STEP = 16  # pixels: tiles are laid out on such a lattice
@@ -36,16 +39,22 @@ _CACHE = 1 << 27  # bytes of labels that are kept while seams are compared and l
 
 
 @dataclass(frozen=True)
-class FlowRun:
-    """How a flow model is run on a large image; units and defaults are those of `FlowModel.segment_large`."""
+class StackRun:
+    """How a flow model is run on the planes of a large stack; units are those of `FlowModel.segment_large`."""
 
     axes: str | None
     normalize: Normalize99Spec | None
+    threads: int
+    options: Mapping[str, Any]  # whatever else the result depends on, as JSON has it
+
+
+@dataclass(frozen=True)
+class FlowRun(StackRun):
+    """The same of a large image, which is cut into tiles."""
+
     rescale: np.floating[Any]  # pixels that the network sees per pixel of the image
     halo: int
     tile_pixels: int
-    threads: int
-    options: Mapping[str, Any]  # whatever else the result depends on, as JSON has it
 
 
 def segment(
@@ -68,7 +77,8 @@ def segment(
     shape = (image.shape[1], image.shape[2])
     out = open_sink(sink, shape)
     tiles = _tiles(shape, run)
-    with journal_for(sink, work, _key(image, manifest, run, tiles), scratch=True) as journal:
+    key = _key(image, manifest, run) | {"tiles": [list(dataclasses.astuple(tile)) for tile in tiles]}
+    with journal_for(sink, work, key, scratch=True) as journal:
         assert journal is not None  # there is one in any case
         scaling = scaling_of(image, run.normalize, journal, threads=run.threads)
         found, n_resumed = [], 0
@@ -95,6 +105,53 @@ def segment(
     )
 
 
+def segment_stack(
+    source: Sliceable,
+    sink: Any,
+    *,
+    manifest: Manifest,
+    choose: Callable[[NDArray[Any]], NDArray[np.float32]],
+    begin: Callable[[NDArray[np.float32]], Work],
+    end: Callable[[Work, int], Plane],
+    network: Network,
+    threshold: float,
+    min_size: int,
+    dynamics: str,
+    run: StackRun,
+    work: str | Path | None,
+    progress: Callable[[int, int], None] | None,
+) -> LargeInstances:
+    """Segment a stack plane by plane; see `FlowModel.segment_large`.
+
+    `choose` takes pixels (C, z, y, x) and gives the channels that the network gets; `begin` takes them, normalised, of
+    a plane; `end` decodes a plane, whose objects have at least so many pixels.
+    """
+    require_parts(run.normalize)
+    image = Source(source, axes=run.axes, channels=None, n_channels=None, convert=choose, n_axes=3)
+    out = open_sink(sink, image.shape[1:])
+    key = _key(image, manifest, run) | {"stitch_threshold": threshold}
+    with journal_for(sink, work, key, scratch=True) as journal:
+        assert journal is not None  # there is one in any case
+        scaling = scaling_of(image, run.normalize, journal, threads=run.threads)
+
+        def normalized(pixels: NDArray[np.float32]) -> Work:
+            if run.normalize is not None:
+                pixels = scaled99(pixels, scaling, run.normalize, threads=run.threads)
+            return begin(pixels)
+
+        # What is small in a plane may be the end of something large.
+        of_plane = min_size if image.shape[1] == 1 else -1
+        way = Way(
+            begin=normalized,
+            end=lambda plane: end(plane, of_plane),
+            network=network,
+            threshold=threshold,
+            cleaning=Cleaning(min_size, dynamics),
+            threads=run.threads,
+        )
+        return segment_planes(image, out, journal, way=way, progress=progress)
+
+
 def require_parts(spec: Normalize99Spec | None) -> None:
     """Refuse a normalisation that the grey values of the whole image do not suffice for."""
     if spec is not None and (spec.smooth_radius > 0 or spec.sharpen_radius > 0 or spec.tile_blocksize > 0):
@@ -104,14 +161,13 @@ def require_parts(spec: Normalize99Spec | None) -> None:
         )
 
 
-def _key(image: Source, manifest: Manifest, run: FlowRun, tiles: list[Tile]) -> dict[str, Any]:
-    """What makes a run the same: all that the labels of a tile depend on."""
+def _key(image: Source, manifest: Manifest, run: StackRun) -> dict[str, Any]:
+    """What makes a run the same: all that the labels of a tile or a plane depend on."""
     return {
         "model": hashlib.sha256(manifest.to_json().encode()).hexdigest(),
         "cellrt": kernels.version(),
         "image": image.fingerprint(),
         "normalize": None if run.normalize is None else dataclasses.asdict(run.normalize),
-        "tiles": [list(dataclasses.astuple(tile)) for tile in tiles],
         **run.options,
     }
 

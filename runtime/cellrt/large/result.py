@@ -19,7 +19,7 @@ class LargeInstances:
     shape : (int, int) or (int, int, int)
         The image's sides, (Y, X) or (Z, Y, X).
     scores : float32 (n,)
-        Confidence in [0, 1], in descending order for star models.
+        Confidence in [0, 1], in descending order for star models but of stitched stacks.
     points : float32 (n, 2) or (n, 3)
         A point (y, x) or (z, y, x) of each object, in pixels of the image.
     outlines : (float32 (m, 2), int64 (n + 1,)) or None
@@ -28,7 +28,7 @@ class LargeInstances:
     class_prob : float32 (n, n_classes + 1) or None
         As of `Instances`.
     n_tiles : int
-        Tiles that the image was cut into.
+        Tiles that the image was cut into; of a stitched stack its planes.
     n_resumed : int
         Those that an interrupted run had finished before.
     polyhedra : Polyhedra or None

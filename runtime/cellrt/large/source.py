@@ -129,9 +129,22 @@ class Source:
             )
         return pixels
 
+    def block_shape(self) -> tuple[int, ...]:
+        """Sides of the pieces to read the image in, (y, x) or (z, y, x): whole chunks of the source."""
+        sides, chunks = self.shape[1:], chunk_shape(self._pixels)
+        if chunks is None:
+            block, left = [], _BLOCK_PIXELS
+            for side in reversed(sides):
+                block.append(max(1, min(side, left)))
+                left //= block[-1]
+            return tuple(reversed(block))
+        *others, width = (chunks[self._letters.index(letter)] for letter in self._spatial)
+        more = max(1, min(_BLOCK_PIXELS // (math.prod(others) * width), -(-sides[-1] // width)))
+        return (*others, width * more)
+
     def blocks(self) -> Iterator[tuple[tuple[Span, ...], NDArray[Any]]]:
         """Spans and pixels of blocks that cover the image, each read once, along the source's chunks."""
-        for spans in boxes(self.shape[1:], self._block_shape()):
+        for spans in boxes(self.shape[1:], self.block_shape()):
             yield spans, self.read(*spans)
 
     def fingerprint(self) -> dict[str, Any]:
@@ -148,19 +161,6 @@ class Source:
         begins = sorted({(side - length) * i // (n - 1) for i in range(n)})
         return [(begin, begin + length) for begin in begins]
 
-    def _block_shape(self) -> tuple[int, ...]:
-        """Sides of the blocks, (y, x) or (z, y, x)."""
-        sides, chunks = self.shape[1:], chunk_shape(self._pixels)
-        if chunks is None:
-            block, left = [], _BLOCK_PIXELS
-            for side in reversed(sides):
-                block.append(max(1, min(side, left)))
-                left //= block[-1]
-            return tuple(reversed(block))
-        *others, width = (chunks[self._letters.index(letter)] for letter in self._spatial)
-        more = max(1, min(_BLOCK_PIXELS // (math.prod(others) * width), -(-sides[-1] // width)))
-        return (*others, width * more)
-
 
 def require_tile_pixels(tile_pixels: int | None, most: int, *, name: str = "tile_pixels") -> int:
     """How many pixels a tile may have: as asked for, or `TILE_PIXELS` as far as the model takes as many."""
@@ -169,6 +169,15 @@ def require_tile_pixels(tile_pixels: int | None, most: int, *, name: str = "tile
     if isinstance(tile_pixels, bool) or not isinstance(tile_pixels, (int, np.integer)) or tile_pixels < 1:
         raise CellrtError(f"expected {name} as a whole number of at least 1, got {tile_pixels!r}")
     return int(tile_pixels)
+
+
+def refuse_tiles(**options: Any) -> None:
+    """Refuse options of tiles where a stack goes through the network plane by plane."""
+    for name, value in options.items():
+        if value is not None:
+            raise CellrtError(
+                f"expected no {name} with a stitch_threshold, got {value!r}: planes are whole; leave it out"
+            )
 
 
 def boxes(sides: tuple[int, ...], block: tuple[int, ...]) -> Iterator[tuple[Span, ...]]:

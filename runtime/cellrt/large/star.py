@@ -26,12 +26,15 @@ from cellrt.large.ahead import ahead
 from cellrt.large.journal import Journal, journal_for
 from cellrt.large.paint import PolygonPainter, PolyhedronPainter
 from cellrt.large.percentiles import percentiles
+from cellrt.large.planes import Plane, Way
+from cellrt.large.planes import segment as segment_planes
 from cellrt.large.result import LargeInstances
 from cellrt.large.settle import LongRaysError, Settler
 from cellrt.large.sink import Paint, Sink, open_sink
 from cellrt.large.source import Sliceable, Source
 from cellrt.manifest import Manifest, PercentileSpec, Star3DSpec, StarSpec, TileSpec, pair, triple
 from cellrt.normalize import scaled, scaled_volume, scaling
+from cellrt.pool import Network, Work
 from cellrt.resize import zoom_linear_part, zoom_linear_part_3d, zoom_source
 from cellrt.tile import Span, Tile, padded, plan
 
@@ -83,7 +86,8 @@ def segment(
         )
     shape = _scaled_shape(out_shape, run.factors)
     tiles, candidates_in = _layout(head, manifest.tile, shape, run)
-    with journal_for(sink, work, _key(image, manifest, run, tiles), scratch=False) as journal:
+    key = _key(image, manifest, run) | {"tiles": [len(tiles), *tiles[0].shape]}
+    with journal_for(sink, work, key, scratch=False) as journal:
         low, divisor = _range(image, run, journal)
         computed: set[int] = set()
 
@@ -116,6 +120,41 @@ def segment(
         objects, painter = _objects(head, survivors, out, run)
         out.write(painter)
     return dataclasses.replace(objects, n_tiles=len(tiles), n_resumed=len(tiles) - len(computed))
+
+
+def segment_stack(
+    source: Sliceable,
+    sink: Any,
+    *,
+    manifest: Manifest,
+    begin: Callable[[NDArray[np.float32]], Work],
+    end: Callable[[Work], Plane],
+    network: Network,
+    threshold: float,
+    run: StarRun,
+    work: str | Path | None,
+    progress: Callable[[int, int], None] | None,
+) -> LargeInstances:
+    """Segment a stack plane by plane; see `StarModel.segment_large`.
+
+    `begin` takes the pixels (C, y, x) of a plane, normalised, `end` the plane when its tiles came back.
+    """
+    n_channels = manifest.input.n_channels
+    image = Source(source, axes=run.axes, channels=run.channels, n_channels=n_channels, n_axes=3)
+    out = open_sink(sink, image.shape[1:])
+    key = _key(image, manifest, run) | {"nms_thresh": run.nms_thresh, "stitch_threshold": threshold}
+    with journal_for(sink, work, key, scratch=True) as journal:
+        assert journal is not None  # there is one in any case
+        low, divisor = _range(image, run, journal)
+        way = Way(
+            begin=lambda pixels: begin(_scaled(pixels, low, divisor, pixels.shape[1:], run.threads)),
+            end=end,
+            network=network,
+            threshold=threshold,
+            cleaning=None,
+            threads=run.threads,
+        )
+        return segment_planes(image, out, journal, way=way, progress=progress)
 
 
 def _layout(
@@ -213,8 +252,8 @@ def _scaled_shape(shape: tuple[int, ...], factors: tuple[float, ...]) -> tuple[i
     return sides
 
 
-def _key(image: Source, manifest: Manifest, run: StarRun, tiles: Sequence[Tile]) -> dict[str, Any]:
-    """What makes a run the same: all that the candidates of a tile depend on."""
+def _key(image: Source, manifest: Manifest, run: StarRun) -> dict[str, Any]:
+    """What makes a run the same: all that the candidates of a tile, or the labels of a plane depend on."""
     return {
         "model": hashlib.sha256(manifest.to_json().encode()).hexdigest(),
         "cellrt": kernels.version(),
@@ -223,7 +262,6 @@ def _key(image: Source, manifest: Manifest, run: StarRun, tiles: Sequence[Tile])
         "lowhigh": run.lowhigh,
         "prob_thresh": run.prob_thresh,
         "scale": run.factors,
-        "tiles": [len(tiles), *tiles[0].shape],
     }
 
 
