@@ -92,6 +92,46 @@ def test_volumes_of_a_flow_model(gradient, tmp_path, given):
     assert np.array_equal(labels, want.labels)
 
 
+@pytest.mark.parametrize("kind", ["gradient", "nuclei"])
+def test_large_stacks_are_stitched(gradient, stack, tmp_path, capsys, kind):
+    model = gradient if kind == "gradient" else kind
+    if kind == "gradient":
+        stack = tmp_path / "planes.tif"
+        planes = np.stack([flow_network.image((40, 48))[0]] * 6 + [np.zeros((40, 48), np.float32)] * 2)
+        tifffile.imwrite(stack, planes, metadata={"axes": "ZYX"}, compression="zlib")
+    given = [stack, "--stitch-threshold", "0.2"]
+    assert segment(*given, model=model, output=tmp_path / "whole") == 0
+    assert segment(*given, "--large", model=model, output=tmp_path / "parts") == 0
+    whole, parts = capsys.readouterr().out.splitlines()
+    assert whole.split("  ")[1] == parts.split("  ")[1] != "0 objects"
+    assert "megavoxels/s" in parts
+    name = f"{stack.stem}_labels.tif"
+    labels = tifffile.imread(tmp_path / "parts" / name)
+    assert np.array_equal(labels, tifffile.imread(tmp_path / "whole" / name))
+    assert labels.ndim == 3
+    assert [path.name for path in (tmp_path / "parts").iterdir()] == [name]
+
+
+def test_a_large_stack_that_was_interrupted_continues(gradient, tmp_path, capsys, monkeypatch):
+    planes = np.stack([flow_network.image((40, 48))[0]] * 6)
+    tifffile.imwrite(tmp_path / "planes.tif", planes, metadata={"axes": "ZYX"})
+    given = [tmp_path / "planes.tif", "--stitch-threshold", "0.2", "--large"]
+    from cellrt.large.journal import Journal
+
+    write = Journal.write
+
+    def interrupted(self, tile, **arrays):
+        if tile == 3:
+            raise KeyboardInterrupt
+        write(self, tile, **arrays)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "write", interrupted)
+        assert segment(*given, model=gradient, output=tmp_path) == 130
+    assert segment(*given, model=gradient, output=tmp_path) == 0
+    assert "3 of 6 planes were done before" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("kind", "given", "message"),
     [
@@ -108,6 +148,7 @@ def test_volumes_of_a_flow_model(gradient, tmp_path, given):
         ("gradient", ["--do-3D", "--save", "ply"], "expected objects with polyhedra"),
         ("gradient", ["--do-3D", "--stitch-threshold", "0.5"], "do_3D"),
         ("gradient", ["--anisotropy", "2"], "anisotropy"),
+        ("balls", ["--large", "--stitch-threshold", "0.5"], "got --stitch-threshold for models of images"),
     ],
 )
 def test_options_that_do_not_fit_are_an_error(balls, gradient, stack, tmp_path, capsys, kind, given, message):

@@ -224,10 +224,11 @@ def _segment_large(
     from cellrt.large.files import open_image
 
     axes = options.pop("axes")
+    parts = "tiles" if options.get("stitch_threshold") is None else "planes"
 
     def tell(done: int, total: int) -> None:
         if progress:
-            _say(f"\r{done}/{total} tiles\x1b[K", sys.stderr, end="")
+            _say(f"\r{done}/{total} {parts}\x1b[K", sys.stderr, end="")
 
     for image, sink in zip(images, sinks, strict=True):
         start = time.perf_counter()
@@ -235,7 +236,7 @@ def _segment_large(
             with open_image(image) as (pixels, stored_axes):
                 found = model.segment_large(pixels, sink, axes=axes or stored_axes, progress=tell, **options)
             seconds = time.perf_counter() - start
-            resumed = f"{found.n_resumed} of {found.n_tiles} tiles were done before  " if found.n_resumed else ""
+            resumed = f"{found.n_resumed} of {found.n_tiles} {parts} were done before  " if found.n_resumed else ""
             rate = math.prod(found.shape) / 1e6 / seconds
             unit = "megavoxels" if len(found.shape) == 3 else "megapixels"
             yield f"{len(found)} objects  {resumed}{seconds:.2f} s  {rate:.2f} {unit}/s"
@@ -340,19 +341,21 @@ def _star_options(model: StarModel | StarModel3D, arguments: argparse.Namespace)
     names = ["axes", "channels", "normalize", "prob_thresh", "nms_thresh", "scale"]
     if isinstance(model, StarModel3D):
         names.append("overlap_label")
+    if isinstance(model, StarModel):
+        names.append("stitch_threshold")
     if not arguments.large:
-        names += ["tiles"] if isinstance(model, StarModel3D) else ["tiles", "stitch_threshold"]
+        names.append("tiles")
     options = {name: getattr(arguments, name) for name in names}
     return options if arguments.mode is None else options | {"mode": arguments.mode}
 
 
 def _flow_options(model: FlowModel, arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the command line asks of a flow model, as options of `FlowModel.segment`."""
+    """What the command line asks of a flow model, as options of its `segment` or `segment_large`."""
     names = ("axes", "channels", "normalize", "invert", "flow_threshold", "cellprob_threshold", "niter", "min_size")
-    of_volumes = () if arguments.large else ("stitch_threshold", "anisotropy")
-    options = {name: getattr(arguments, name) for name in (*names, "resample", "tiles", *of_volumes)}
+    options = {name: getattr(arguments, name) for name in (*names, "resample", "tiles", "stitch_threshold")}
     if not arguments.large:
         options |= {"do_3D": bool(arguments.do_3D), "flow3D_smooth": arguments.flow3D_smooth or 0.0}
+        options["anisotropy"] = arguments.anisotropy
     return options | {
         "diameter": model.head.diam_labels if arguments.diameter == "model" else arguments.diameter,
         "augment": arguments.augment is not None,

@@ -48,14 +48,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
             "--save": arguments.save not in (None, ["labels"]),
             "--profile": arguments.profile,
             "--tiles Y,X": isinstance(arguments.tiles, tuple),
-            "--stitch-threshold": arguments.stitch_threshold is not None,
             "--do-3D": arguments.do_3D is not None,
         }
         if arguments.large and any(unfit.values()):
             given = ", ".join(name for name, is_given in unfit.items() if is_given)
             parser.error(
-                f"expected --large without {given}: it saves labels, --memory decides on tiles, and of volumes it "
-                "takes star models of volumes only"
+                f"expected --large without {given}: it saves labels, --memory decides on tiles, and volumes are for "
+                "star models of volumes, or stacks for --stitch-threshold"
             )
         arguments.save = arguments.save or (["labels"] if arguments.large else ["labels", "csv"])
     return arguments
@@ -148,8 +147,9 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument(
         "--large",
         action="store_true",
-        help="images need not fit in memory: they are read part by part (TIFF, .npy, zarr, OME-Zarr) and give labels "
-        "only, as a tiled TIFF; an interrupted call goes on at the last finished tile",
+        help="images need not fit in memory: they are read part by part (TIFF, .npy, zarr, OME-Zarr), with "
+        "--stitch-threshold plane by plane, and give labels only, as a tiled TIFF; an interrupted call goes on at the "
+        "last finished part",
     )
     segment.add_argument(
         "--stitch-threshold",
