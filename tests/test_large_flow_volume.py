@@ -19,8 +19,10 @@ import cellrt
 from cellrt import kernels
 from cellrt.errors import CellrtError, FileError, ImageError
 from cellrt.heads import flow_3d
-from cellrt.large import clean, flow_masks, flow_volume
+from cellrt.large import flow_masks, flow_volume
 from cellrt.large.bricks import Bricks
+from cellrt.large.cavities import CavityFiller
+from cellrt.large.tally import Tally
 from cellrt.manifest import FlowSpec, Normalize99Spec
 
 SHAPE = (26, 40, 44)
@@ -183,11 +185,11 @@ def test_cavities_over_blocks_are_filled_unless_objects_are_long(longest):
     labels = shells((40, 40, 64), [(15, 18, 20), (20, 20, 46)], 10)
     expected, _ = kernels.clean_labels_3d(labels, min_size=0, dynamics="v4", threads=1)
     assert (expected != labels).any()
-    statistics = clean.Statistics.of_labels(4)
-    statistics.add(labels, (0, 0, 0), labels.shape)
-    filler = clean.CavityFiller(
+    tally = Tally(labels.shape, threads=1)
+    tally.add(labels, np.arange(5, dtype=np.int32), (0, 0, 0))
+    filler = CavityFiller(
         lambda *spans: np.ascontiguousarray(labels[tuple(slice(*span) for span in spans)]),
-        statistics.boxes,
+        tally,
         shape=labels.shape,
         longest=longest,
         dynamics="v4",

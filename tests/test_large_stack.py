@@ -1,6 +1,7 @@
 """Stacks larger than memory: what `segment` gives for the whole, from planes; interrupted runs, sources and sinks."""
 
 import errno
+import itertools
 import tempfile
 import tracemalloc
 from dataclasses import replace
@@ -14,6 +15,7 @@ from test_large_volume import FINGERPRINT
 from test_stacks import balls
 
 import cellrt
+from cellrt import kernels
 from cellrt.errors import CapacityError, CellrtError, FileError, ImageError
 from cellrt.heads import flow, volume
 from cellrt.instances import Instances
@@ -363,9 +365,11 @@ def test_a_tally_is_that_of_the_volume():
     random = np.random.default_rng(0)
     labels = random.integers(0, 60, (5, 12, 13)).astype(np.int32)
     labels[labels % 7 == 0] = 0
-    tally = Tally(threads=1)
-    for z, plane in enumerate(labels):
-        tally.add(z, plane, np.arange(plane.max() + 1, dtype=np.int32), np.bincount(plane.reshape(-1))[1:] / 2)
+    tally = Tally(labels.shape, threads=1)
+    for z, y in itertools.product(range(0, 5, 2), range(0, 12, 5)):
+        block = np.ascontiguousarray(labels[z : z + 2, y : y + 5])
+        numbers = np.arange(block.max() + 1, dtype=np.int32)
+        tally.add(block, numbers, (z, y, 0), np.bincount(block.reshape(-1))[1:] / 2)
     n = int(labels.max())
     want = volume.from_labels(labels, n)
     assert np.array_equal(tally.points(n), want.points)
@@ -373,6 +377,9 @@ def test_a_tally_is_that_of_the_volume():
     assert np.array_equal(tally.areas[: n + 1], np.bincount(labels.reshape(-1)))
     first = {label: int(np.flatnonzero(labels.reshape(-1) == label)[0]) for label in np.unique(labels)}
     assert all(tally.firsts[label] == place for label, place in first.items())
+    _, boxes, _ = kernels.label_regions_3d(labels, n_labels=n, threads=1)
+    found = np.unique(labels[labels > 0])
+    assert np.array_equal(np.hstack([tally.begins, tally.ends])[found], boxes[found - 1])
     order = tally.in_order()
     assert np.array_equal(order[labels], np.unique(labels, return_inverse=True)[1].reshape(labels.shape))
 

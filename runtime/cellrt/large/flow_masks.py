@@ -2,7 +2,8 @@
 
 Every step looks at a window around a block and knows there what it would know in the whole volume: the flow is followed
 in coordinates of the whole, from the voxels of the block, in a window that grows until no trajectory leaves it; where
-voxels end is counted in one histogram of the volume; seeds come from that, and so do masks. What is left is `clean`.
+voxels end is counted in one histogram of the volume; seeds come from that, and so do masks. What is left, cleaning,
+takes sums over labels (`tally`) and `cavities`.
 Knows files of maps; nothing of networks, images and sinks.
 """
 
@@ -24,8 +25,9 @@ from cellrt.heads.flow import NOT_FINITE, probability
 from cellrt.heads.flow_3d import smoothed, smoothing_reach
 from cellrt.large import bricks
 from cellrt.large.bricks import Bricks, Triple
-from cellrt.large.clean import CavityFiller, Statistics, numbered, ranked, without_small
+from cellrt.large.cavities import CavityFiller, occurring
 from cellrt.large.source import boxes
+from cellrt.large.tally import Tally
 from cellrt.resize import nearest
 from cellrt.tile import Span
 
@@ -102,19 +104,18 @@ def decode(maps: Bricks, decoding: Decoding, *, shape: Triple, folder: Path, ste
         seeds.find(counts.read(*window)[0], _corners(window)[0], begin, end, decoding.threads)
         step()
     raw = Bricks(folder / "masks.bricks", 1, maps.shape, np.int32)
-    areas, first = np.zeros(len(seeds) + 1, np.int64), np.full(len(seeds) + 1, np.iinfo(np.int64).max)
+    tally = Tally(maps.shape, len(seeds), threads=decoding.threads)
     for spans in _blocks(maps.shape, decoding.block):
         voxels, bins, _ = _ends(maps, spans, decoding)
         block = np.zeros([end - begin for begin, end in spans], np.int32)
         block.reshape(-1)[voxels] = _masks_of(counts, seeds, bins, decoding.threads)
-        _note(block, spans, maps.shape, areas, first)
+        _add(tally, block, spans)
         raw.write(block, *_corners(spans)[0])
         step()
     counts.remove()
     most = math.prod(maps.shape) * decoding.max_size_fraction
-    is_kept = (areas > 0) & (areas <= most)
-    is_kept[0] = False
-    masks = _cleaned(_Resized(raw, shape, numbered(first, is_kept)), maps, decoding, folder=folder, step=step)
+    numbers = tally.by_first_voxel((tally.areas > 0) & (tally.areas <= most))
+    masks = _cleaned(_Resized(raw, shape, numbers), maps, decoding, folder=folder, step=step)
     raw.remove()
     return masks
 
@@ -190,57 +191,44 @@ def _masks_of(counts: Bricks, seeds: kernels.MaskSeeds3D, bins: NDArray[np.int64
     return masks
 
 
-def _note(
-    masks: NDArray[np.int32], spans: Spans, shape: Triple, areas: NDArray[np.int64], first: NDArray[np.int64]
-) -> None:
-    """Add what a block has of masks to their areas and the flat indices of their first voxels."""
-    found, index, n_voxels = np.unique(masks, return_index=True, return_counts=True)
-    place = np.unravel_index(index, masks.shape)
-    of_volume = np.ravel_multi_index([at + begin for at, (begin, _) in zip(place, spans, strict=True)], shape)
-    areas[found] += n_voxels
-    first[found] = np.minimum(first[found], of_volume)
+def _add(tally: Tally, labels: NDArray[np.int32], spans: Spans, weights: NDArray[np.float32] | None = None) -> None:
+    """Add a block of labels, and the sums of weights (z, y, x) over their voxels."""
+    names = occurring(labels)
+    ranks = np.zeros(int(names[-1]) + 1, np.int32)
+    ranks[names] = np.arange(len(names))
+    local, sums = ranks[labels], None
+    if weights is not None:
+        sums = np.bincount(local.reshape(-1), weights.reshape(-1), len(names))[1:].astype(np.float64)
+    tally.add(local, names, _corners(spans)[0], sums)
 
 
 def _cleaned(labels: _Resized, maps: Bricks, decoding: Decoding, *, folder: Path, step: Callable[[], None]) -> Masks:
     """The objects that are left of labels when they are cleaned."""
     shape, dynamics, min_size = labels.shape, decoding.dynamics, decoding.min_size
-    before = Statistics.of_labels(labels.n)
+    before = Tally(shape, labels.n, threads=decoding.threads)
     for spans in _blocks(shape, decoding.block):
-        before.add(labels(*spans), _corners(spans)[0], shape)
+        _add(before, labels(*spans), spans)
         step()
-    if min_size > 0:
-        table = without_small(before.areas, before.first, min_size, dynamics, names=np.flatnonzero(before.areas))
-    else:
-        table = ranked(before.areas)
-    labels = labels.renamed(table)
-    n = labels.n
-    bounds = np.zeros((n + 1, 6), np.int64)
-    bounds[table[table > 0]] = before.boxes[table > 0]
+    table = before.without_small(min_size, dynamics) if min_size > 0 else before.in_order()
+    labels, before = labels.renamed(table), before.renumbered(table)
     filler = CavityFiller(
-        labels, bounds, shape=shape, longest=decoding.longest, dynamics=dynamics, threads=decoding.threads
+        labels, before, shape=shape, longest=decoding.longest, dynamics=dynamics, threads=decoding.threads
     )
     filled = Bricks(folder / "labels.bricks", 1, shape, np.int32)
-    after, sums = Statistics.of_labels(n), np.zeros(n + 1)
+    after = Tally(shape, labels.n, threads=decoding.threads)
     cellprob = _Nearest(maps, shape)
     for spans in _blocks(shape, decoding.block):
         block = filler(*spans)
         filled.write(block, *_corners(spans)[0])
-        after.add(block, _corners(spans)[0], shape)
-        inside = np.flatnonzero(block)
-        if len(inside):
-            logits = cellprob.read(*spans)[3].reshape(-1)[inside]
-            of_labels = np.bincount(block.reshape(-1)[inside], probability(logits))
-            sums[: len(of_labels)] += of_labels
+        _add(after, block, spans, probability(cellprob.read(*spans)[3]))
         step()
     if min_size > 0:
-        table = without_small(after.areas, after.first, min_size, dynamics, names=np.arange(n + 1))
+        table = after.without_small(min_size, dynamics)
+        after = after.renumbered(table)
     else:  # a label that was swallowed leaves its number out
-        table = np.where(after.areas > 0, np.arange(n + 1), 0).astype(np.int32)
-    n_left, left = int(table.max()), np.flatnonzero(table)
-    scores, points = np.zeros(n_left, np.float32), np.full((n_left, 3), -1, np.float32)
-    scores[table[left] - 1] = sums[left] / after.areas[left]
-    points[table[left] - 1] = after.sums[left] / after.areas[left, np.newaxis]
-    return Masks(_Resized(filled, shape, table), scores, points, (filled,))
+        table = np.arange(labels.n + 1, dtype=np.int32)
+    n = int(np.flatnonzero(after.areas)[-1])
+    return Masks(_Resized(filled, shape, table), after.means(n), after.points(n), (filled,))
 
 
 class _Nearest:

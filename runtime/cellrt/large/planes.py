@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from cellrt import kernels
 from cellrt.errors import CellrtError
+from cellrt.large.cavities import occurring
 from cellrt.large.journal import Journal
 from cellrt.large.result import LargeInstances
 from cellrt.large.scratch import scratch
@@ -130,7 +131,7 @@ class _Volume:
     def __init__(self, journal: Journal, shape: tuple[int, ...], way: Way) -> None:
         self._journal, self._shape, self._way = journal, shape, way
         self._stitcher = Stitcher(way.threshold, threads=way.threads)
-        self._tally = Tally(threads=way.threads)
+        self._tally = Tally(shape, threads=way.threads)
         self._best = _Best()
         self._numbers: list[NDArray[np.int32]] = []  # per plane: what its labels are in the volume
         self._has_holes: list[bool] = []  # per plane: whether labels of the volume have some there
@@ -196,7 +197,7 @@ class _Volume:
     def _take(self, labels: NDArray[np.int32], found: dict[str, NDArray[Any]], has_holes: bool) -> None:
         """Count a plane that was stitched just now."""
         numbers = self._stitcher.numbers
-        self._tally.add(len(self), labels, numbers, found.get("weights"))
+        self._tally.add(labels[np.newaxis], numbers, (len(self), 0, 0), found.get("weights"))
         if "scores" in found:
             self._best.add(numbers, found["scores"], found.get("class_prob"))
         self._numbers.append(numbers)
@@ -223,8 +224,7 @@ class _Volume:
         for begin, end in _stretches(self._has_holes):
             first = max(0, begin - 1)
             around = np.stack([self.labels(z) for z in range(first, min(len(self), end + 1))])
-            occurring = np.flatnonzero(np.bincount(around.reshape(-1)))
-            names = np.concatenate([[0], occurring[occurring > 0]]).astype(np.int32)
+            names = occurring(around)
             filled, _ = kernels.clean_labels_3d(around, min_size=0, dynamics=dynamics, threads=self._way.threads)
             for z in range(begin, end):
                 labels = names[filled[z - first]]
@@ -234,10 +234,11 @@ class _Volume:
                     self._filled.add(z)
                     self._numbers[z] = np.arange(n + 1, dtype=np.int32)
         if self._filled:
-            self._tally = Tally(n, threads=self._way.threads)
+            self._tally = Tally(self._shape, n, threads=self._way.threads)
             for z, numbers in enumerate(self._numbers):
                 stored = self._stored(self._tile(z))
-                self._tally.add(z, stored["labels"].astype(np.int32), numbers, stored["weights"])
+                labels = stored["labels"].astype(np.int32)
+                self._tally.add(labels[np.newaxis], numbers, (z, 0, 0), stored["weights"])
 
     def _tile(self, z: int) -> int:
         """Where the journal has a plane."""
