@@ -79,27 +79,42 @@ def test_planes_are_stitched(stack, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "given", [["--do-3D", "--anisotropy", "1.5", "--flow3D-smooth", "1"], ["--stitch-threshold", "0.2"]]
+    "given", [["--do-3D", "--anisotropy", "1.5", "--flow3D-smooth", "1,0.5,0"], ["--stitch-threshold", "0.2"]]
 )
 def test_volumes_of_a_flow_model(gradient, tmp_path, given):
     planes = np.stack([flow_network.image((40, 48))[0]] * 6 + [np.zeros((40, 48), np.float32)] * 6)
     tifffile.imwrite(tmp_path / "planes.tif", planes, metadata={"axes": "ZYX"})
     assert segment(tmp_path / "planes.tif", *given, "--save", "labels,csv,seg", model=gradient, output=tmp_path) == 0
     labels = tifffile.imread(tmp_path / "planes_labels.tif")
-    options = {"stitch_threshold": 0.2} if len(given) == 2 else {"do_3D": True, "anisotropy": 1.5, "flow3D_smooth": 1.0}
+    options = (
+        {"stitch_threshold": 0.2}
+        if len(given) == 2
+        else {
+            "do_3D": True,
+            "anisotropy": 1.5,
+            "flow3D_smooth": (1.0, 0.5, 0.0),
+        }
+    )
     want = cellrt.load(gradient, providers=["cpu"]).segment(planes, axes="ZYX", **options)
     assert labels.max() == len(want) > 0
     assert np.array_equal(labels, want.labels)
 
 
-@pytest.mark.parametrize("kind", ["gradient", "nuclei"])
-def test_large_stacks_are_stitched(gradient, stack, tmp_path, capsys, kind):
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("gradient", ("--stitch-threshold", "0.2")),
+        ("nuclei", ("--stitch-threshold", "0.2")),
+        ("gradient", ("--do-3D", "--anisotropy", "1.3", "--flow3D-smooth", "0.5", "--min-size", "30")),
+    ],
+)
+def test_large_stacks_have_the_labels_of_others(gradient, stack, tmp_path, capsys, kind, options):
     model = gradient if kind == "gradient" else kind
     if kind == "gradient":
         stack = tmp_path / "planes.tif"
         planes = np.stack([flow_network.image((40, 48))[0]] * 6 + [np.zeros((40, 48), np.float32)] * 2)
         tifffile.imwrite(stack, planes, metadata={"axes": "ZYX"}, compression="zlib")
-    given = [stack, "--stitch-threshold", "0.2"]
+    given = [stack, *options]
     assert segment(*given, model=model, output=tmp_path / "whole") == 0
     assert segment(*given, "--large", model=model, output=tmp_path / "parts") == 0
     whole, parts = capsys.readouterr().out.splitlines()
@@ -192,3 +207,17 @@ def test_what_a_model_of_volumes_says_of_itself(balls, capsys):
     assert "star3d" in said
     assert "32 rays, grid 1 x 2 x 2" in said
     assert "Rays_GoldenSpiral, anisotropy 2 x 1 x 1 (z, y, x)" in said
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--anisotropy", "2"], "expected anisotropy with do_3D=True only"),
+        (["--stitch-threshold", "0.5", "--flow3D-smooth", "2"], "expected flow3D_smooth with do_3D=True only"),
+        (["--stitch-threshold", "0.5", "--do-3D"], "expected do_3D=True or a stitch_threshold, got both"),
+    ],
+)
+def test_options_of_large_volumes_that_do_not_fit_fail_each_image(gradient, stack, tmp_path, capsys, given, message):
+    assert segment(stack, "--large", *given, model=gradient, output=tmp_path / "results") == 1
+    assert message in capsys.readouterr().err
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))

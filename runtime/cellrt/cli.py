@@ -224,7 +224,7 @@ def _segment_large(
     from cellrt.large.files import open_image
 
     axes = options.pop("axes")
-    parts = "tiles" if options.get("stitch_threshold") is None else "planes"
+    parts = "steps" if options.get("do_3D") else "tiles" if options.get("stitch_threshold") is None else "planes"
 
     def tell(done: int, total: int) -> None:
         if progress:
@@ -351,11 +351,12 @@ def _star_options(model: StarModel | StarModel3D, arguments: argparse.Namespace)
 
 def _flow_options(model: FlowModel, arguments: argparse.Namespace) -> dict[str, Any]:
     """What the command line asks of a flow model, as options of its `segment` or `segment_large`."""
-    names = ("axes", "channels", "normalize", "invert", "flow_threshold", "cellprob_threshold", "niter", "min_size")
-    options = {name: getattr(arguments, name) for name in (*names, "resample", "tiles", "stitch_threshold")}
-    if not arguments.large:
-        options |= {"do_3D": bool(arguments.do_3D), "flow3D_smooth": arguments.flow3D_smooth or 0.0}
-        options["anisotropy"] = arguments.anisotropy
+    names = (
+        *("axes", "channels", "normalize", "invert", "flow_threshold", "cellprob_threshold", "niter", "min_size"),
+        *("resample", "tiles", "stitch_threshold", "anisotropy"),
+    )
+    options = {name: getattr(arguments, name) for name in names}
+    options |= {"do_3D": bool(arguments.do_3D), "flow3D_smooth": arguments.flow3D_smooth or 0.0}
     return options | {
         "diameter": model.head.diam_labels if arguments.diameter == "model" else arguments.diameter,
         "augment": arguments.augment is not None,

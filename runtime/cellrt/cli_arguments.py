@@ -48,13 +48,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
             "--save": arguments.save not in (None, ["labels"]),
             "--profile": arguments.profile,
             "--tiles Y,X": isinstance(arguments.tiles, tuple),
-            "--do-3D": arguments.do_3D is not None,
         }
         if arguments.large and any(unfit.values()):
             given = ", ".join(name for name, is_given in unfit.items() if is_given)
             parser.error(
-                f"expected --large without {given}: it saves labels, --memory decides on tiles, and volumes are for "
-                "star models of volumes, or stacks for --stitch-threshold"
+                f"expected --large without {given}: it saves labels, and --memory decides on tiles; leave that out"
             )
         arguments.save = arguments.save or (["labels"] if arguments.large else ["labels", "csv"])
     return arguments
@@ -147,9 +145,8 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument(
         "--large",
         action="store_true",
-        help="images need not fit in memory: they are read part by part (TIFF, .npy, zarr, OME-Zarr), with "
-        "--stitch-threshold plane by plane, and give labels only, as a tiled TIFF; an interrupted call goes on at the "
-        "last finished part",
+        help="images, stacks and volumes need not fit in memory: they are read part by part (TIFF, .npy, zarr, "
+        "OME-Zarr) and give labels only, as a tiled TIFF; an interrupted call goes on where it was",
     )
     segment.add_argument(
         "--stitch-threshold",
@@ -231,9 +228,9 @@ def _parser() -> argparse.ArgumentParser:
     flow.add_argument(
         "--flow3D-smooth",
         dest="flow3D_smooth",
-        type=_sigma,
+        type=_sigmas,
         metavar="SIGMA",
-        help="with --do-3D: smooth flows by a Gaussian of this many voxels (default: 0, not at all)",
+        help="with --do-3D: smooth flows by a Gaussian of this many voxels, or Z,Y,X (default: 0, not at all)",
     )
     _add_session(segment)
     segment.add_argument(
@@ -348,9 +345,12 @@ def _scale(text: str) -> float | tuple[float, ...]:
     return factors if len(factors) > 1 else factors[0]
 
 
-def _sigma(text: str) -> float:
+def _sigmas(text: str) -> float | tuple[float, ...]:
     """--flow3D-smooth."""
-    return _number(text, "a number of voxels from 0 to 100", 0, 100)
+    sigmas = tuple(_number(part, "a number of voxels from 0 to 100", 0, 100) for part in text.split(","))
+    if len(sigmas) not in (1, 3):
+        raise argparse.ArgumentTypeError(f"expected one number of voxels or three, such as 1 or 0.5,1,1, got {text!r}")
+    return sigmas if len(sigmas) > 1 else sigmas[0]
 
 
 def _diameter(text: str) -> float | Literal["model"]:
