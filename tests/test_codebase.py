@@ -33,6 +33,8 @@ ROOMS = [
     ["model"],
     ["star_work", "flow_volume"],
     ["flow_work", "star_base"],
+    ["flow_decoding"],
+    ["flow_large"],
     ["star_model", "flow_model", "star_model_3d"],
     ["catalogue", "zoo"],
     ["cli_evaluate"],

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cellrt import flow_volume
+from cellrt import flow_decoding, flow_volume
 from cellrt.errors import CellrtError, ImageError, ModelError
 from cellrt.flow_work import OVERLAP, FlowMaps, FlowRunner, Run
-from cellrt.heads import flow, flow_3d
+from cellrt.heads import flow
 from cellrt.heads.flow_3d import Smoothing
 from cellrt.image import as_image, as_volume, cellpose_channels, cellpose_numbers
 from cellrt.instances import Instances
@@ -23,9 +23,7 @@ from cellrt.manifest import FlowSpec, Manifest, Normalize99Spec, pair
 from cellrt.memory import MemoryLimit
 from cellrt.model import Model
 from cellrt.normalize99 import normalize99
-from cellrt.planes import checked_threshold
-from cellrt.pool import Found, Work, complete
-from cellrt.resize import resize_nearest
+from cellrt.pool import Found, complete
 from cellrt.session import Session
 from cellrt.stream import Route
 
@@ -33,14 +31,8 @@ Normalize = Normalize99Spec | tuple[float, float] | Literal["model"] | None
 Tiles = Literal["upstream", "large"]
 
 if TYPE_CHECKING:
-    from cellrt.large.planes import Plane
     from cellrt.large.result import LargeInstances
     from cellrt.large.source import Sliceable
-
-
-def _nothing(*shape: int) -> FlowMaps:
-    """Maps of that shape without any cell: to check options with."""
-    return FlowMaps(np.full(shape, -1, np.float32), shape[1:], None, 1.0, 1)
 
 
 class FlowModel(Model):
@@ -161,7 +153,7 @@ class FlowModel(Model):
         CellrtError
             If an option is out of range, or does not go with others.
         """
-        _check_volume_options(do_3D, stitch_threshold, flow3D_smooth)
+        flow_decoding.check_options(do_3D, stitch_threshold, flow3D_smooth)
         maps = self.predict(
             image,
             axes=axes,
@@ -296,17 +288,13 @@ class FlowModel(Model):
         FileError
             If the sink or the work folder cannot be written, or holds something else.
         """
-        from cellrt.large import flow as large  # here: most users never need it
-        from cellrt.large.source import TILE_PIXELS, refuse_tiles, require_tile_pixels
+        from cellrt.flow_large import LargeFlow  # here: most users never need it
 
-        _check_volume_options(do_3D, stitch_threshold, flow3D_smooth)
-        known = self.head.diam_labels if diameter is None else diameter
-        if stitch_threshold is not None:
-            refuse_tiles(halo=halo, tile_pixels=tile_pixels)
-        elif tiles is None and not do_3D:
+        flow_decoding.check_options(do_3D, stitch_threshold, flow3D_smooth)
+        if tiles is None and not do_3D and stitch_threshold is None:
             tiles = "upstream" if augment or self.head.fixed_tile else "large"
         option = self._option(
-            known,
+            self.head.diam_labels if diameter is None else diameter,
             tiles,
             tile_overlap,
             batch_size,
@@ -316,8 +304,6 @@ class FlowModel(Model):
             do_3D=do_3D,
             anisotropy=anisotropy,
         )
-        network = {name: value for name, value in asdict(option).items() if name not in ("threads", "batch_size")}
-        numbers = self._numbers(channels)
         decoding: dict[str, Any] = {
             "flow_threshold": flow_threshold,
             "cellprob_threshold": cellprob_threshold,
@@ -326,138 +312,29 @@ class FlowModel(Model):
             "max_size_fraction": max_size_fraction,
             "interpolate": interpolate,
         }
-        self._decode(_nothing(*((4, 1, 1, 1) if do_3D else (3, 1, 1))), threads=1, **decoding)  # it checks them
-
-        def choose(pixels: NDArray[Any]) -> NDArray[np.float32]:
-            return cellpose_channels(pixels, numbers, n_channels=self.manifest.input.n_channels, pair=self._pair)
-
-        def begin(pixels: NDArray[np.float32]) -> Work:
-            return self._runner.work(pixels, option, lambda maps: Found(None, maps))
-
+        flow_decoding.check((4, 1, 1, 1) if do_3D else (3, 1, 1), self.head, **decoding)
+        numbers = self._numbers(channels)
+        large = LargeFlow(
+            self.manifest,
+            self.head,
+            self._runner,
+            self._network,
+            axes=axes,
+            numbers=numbers,
+            choose=partial(
+                cellpose_channels, channels=numbers, n_channels=self.manifest.input.n_channels, pair=self._pair
+            ),
+            normalize=self._normalization(normalize, invert),
+            option=option,
+            decoding=decoding,
+            work=work,
+            progress=progress,
+        )
         if stitch_threshold is not None:
-            return large.segment_stack(
-                source,
-                sink,
-                manifest=self.manifest,
-                choose=choose,
-                begin=begin,
-                end=lambda plane, least: self._decode_plane(plane, **(decoding | {"min_size": least})),
-                network=self._network,
-                threshold=float(stitch_threshold),
-                min_size=self.head.min_size if min_size is None else int(min_size),
-                dynamics=self.head.dynamics,
-                run=large.StackRun(
-                    axes=axes,
-                    normalize=self._normalization(normalize, invert),
-                    threads=self._threads,
-                    options={"channels": numbers, "network": network, "decoding": decoding},
-                ),
-                work=work,
-                progress=progress,
-            )
-        rescale = self._runner.rescale(known)
-        halo = max(64, math.ceil(3 * known)) if halo is None else _pixels("halo", halo)
-        most = max(int(TILE_PIXELS / max(1.0, float(rescale) ** 2)), (4 * halo) ** 2)
-
+            return large.stack(source, sink, stitch_threshold, halo=halo, tile_pixels=tile_pixels)
         if do_3D:
-            if tile_pixels is not None:
-                raise CellrtError(f"expected no tile_pixels with do_3D=True, got {tile_pixels!r}; leave it out")
-            return self._segment_large_volume(
-                source,
-                sink,
-                axes=axes,
-                spec=self._normalization(normalize, invert),
-                choose=choose,
-                option=option,
-                options={"channels": numbers, "network": network},
-                decoding=decoding,
-                smoothing=flow3D_smooth,
-                halo=halo,
-                work=work,
-                progress=progress,
-            )
-
-        def decode(pixels: NDArray[np.float32]) -> Instances:
-            maps = complete(begin(pixels), self._network).maps
-            assert isinstance(maps, FlowMaps)
-            return self.decode(maps, **decoding)
-
-        return large.segment(
-            source,
-            sink,
-            manifest=self.manifest,
-            choose=choose,
-            decode=decode,
-            run=large.FlowRun(
-                axes=axes,
-                normalize=self._normalization(normalize, invert),
-                rescale=rescale,
-                halo=halo,
-                tile_pixels=most if tile_pixels is None else require_tile_pixels(tile_pixels, most),
-                threads=self._threads,
-                options={"channels": numbers, "network": network, "decoding": decoding},
-            ),
-            work=work,
-            progress=progress,
-        )
-
-    def _segment_large_volume(
-        self,
-        source: Sliceable,
-        sink: Any,
-        *,
-        axes: str | None,
-        spec: Normalize99Spec | None,
-        choose: Callable[[NDArray[Any]], NDArray[np.float32]],
-        option: Run,
-        options: dict[str, Any],
-        decoding: Mapping[str, Any],
-        smoothing: Smoothing,
-        halo: int,
-        work: str | Path | None,
-        progress: Callable[[int, int], None] | None,
-    ) -> LargeInstances:
-        """`segment_large` with `do_3D`; `decoding` has the options of `decode`, checked."""
-        from cellrt.large import flow_masks
-        from cellrt.large import flow_volume as large
-
-        assert option.diameter is not None
-        rescale = self._runner.rescale(option.diameter)
-        seen = option.diameter if option.resample else self.head.diam_mean
-        limit, min_size = decoding["cellprob_threshold"], decoding["min_size"]
-
-        def network(planes: NDArray[np.float32]) -> NDArray[np.float32]:
-            maps: NDArray[np.float32] = complete(self._runner.planes_work(planes, option), self._network).maps
-            return maps
-
-        return large.segment(
-            source,
-            sink,
-            manifest=self.manifest,
-            choose=choose,
-            network=network,
-            run=large.VolumeRun(
-                axes=axes,
-                normalize=spec,
-                rescaled=lambda shape: self._runner.volume_shape(shape, option),
-                resample=option.resample,
-                decoding=flow_masks.Decoding(
-                    steps=decoding["niter"] or self._runner.steps(rescale, option),
-                    flow_smooth=flow_3d.checked_smoothing(smoothing),
-                    cellprob_threshold=float(self.head.cellprob_threshold if limit is None else limit),
-                    min_size=int(self.head.min_size if min_size is None else min_size),
-                    max_size_fraction=float(decoding["max_size_fraction"]),
-                    dynamics=self.head.dynamics,
-                    reach=math.ceil(seen),
-                    longest=halo,
-                    threads=self._threads,
-                ),
-                threads=self._threads,
-                options=options,
-            ),
-            work=work,
-            progress=progress,
-        )
+            return large.volume(source, sink, flow3D_smooth, halo=halo, tile_pixels=tile_pixels)
+        return large.image(source, sink, halo=halo, tile_pixels=tile_pixels)
 
     def predict(
         self,
@@ -524,7 +401,7 @@ class FlowModel(Model):
         flow3D_smooth: Smoothing = 0,
     ) -> Route:
         """How the images of a stream go; the options of `segment`."""
-        _check_volume_options(do_3D, stitch_threshold, flow3D_smooth)
+        flow_decoding.check_options(do_3D, stitch_threshold, flow3D_smooth)
         option = self._option(
             diameter,
             tiles,
@@ -549,10 +426,10 @@ class FlowModel(Model):
             "flow3D_smooth": flow3D_smooth,
         }
         sides = (4, 1, 1, 1) if do_3D else (3, 1, 1, 1) if option.is_volume else (3, 1, 1)
-        self._decode(_nothing(*sides), threads=1, **decoding)  # it checks them
+        flow_decoding.check(sides, self.head, **decoding)
 
         def found(maps: FlowMaps) -> Found:
-            return Found(self._decode(maps, threads=1, **decoding), maps)
+            return Found(flow_decoding.decode(maps, self.head, threads=1, **decoding), maps)
 
         return Route(
             axes,
@@ -596,8 +473,9 @@ class FlowModel(Model):
         flow3D_smooth : float or three of them
             As in `segment`; for maps of ``do_3D=True``.
         """
-        return self._decode(
+        return flow_decoding.decode(
             maps,
+            self.head,
             flow_threshold=flow_threshold,
             cellprob_threshold=cellprob_threshold,
             niter=niter,
@@ -608,56 +486,6 @@ class FlowModel(Model):
             flow3D_smooth=flow3D_smooth,
             threads=self._threads,
         )
-
-    def _decode(
-        self,
-        maps: FlowMaps,
-        *,
-        niter: int | None,
-        stitch_threshold: float | None = None,
-        flow3D_smooth: Smoothing = 0,
-        threads: int,
-        **options: Any,
-    ) -> Instances:
-        """Instances of maps; the options of `decode`."""
-        usual: dict[str, Any] = {"steps": niter or maps.steps, "out_shape": maps.shape, "threads": threads}
-        is_3d, is_stack = len(maps.maps) == 4, maps.maps.ndim == 4 and len(maps.maps) == 3
-        if is_stack != (stitch_threshold is not None):
-            wanted = "a stitch_threshold with maps of a stack" if is_stack else "no stitch_threshold with these maps"
-            raise CellrtError(f"expected {wanted}, got {stitch_threshold}; give the options that predict had")
-        if not is_3d and any(flow_3d.checked_smoothing(flow3D_smooth)):
-            raise CellrtError(f"expected flow3D_smooth with do_3D=True only, got {flow3D_smooth!r}; leave it out")
-        if stitch_threshold is not None:
-            return flow_volume.decode_planes(
-                maps.maps, self.head, stitch_threshold=stitch_threshold, **usual, **options
-            )
-        if not is_3d:
-            return flow.decode(maps.maps, self.head, **usual, **options)
-        interpolate = options.pop("interpolate")
-        if not isinstance(interpolate, (bool, np.bool_)) or not interpolate:
-            raise CellrtError(f"expected interpolate=True with do_3D=True, got {interpolate!r}; leave it out")
-        threshold = options.pop("flow_threshold")  # of no effect here, but no nonsense either
-        flow.number("flow_threshold", 0 if threshold is None else threshold, 0)
-        return flow_3d.decode(maps.maps, self.head, flow_smooth=flow3D_smooth, **usual, **options)
-
-    def _decode_plane(self, plane: Work, *, niter: int | None, **options: Any) -> Plane:
-        """The objects of a plane of a large stack whose tiles came back; the options of `decode`."""
-        from cellrt.large.planes import Plane
-
-        found = plane.finish()
-        assert isinstance(found, Found)
-        maps = found.maps
-        labels, _ = flow.labels_of(
-            maps.maps,
-            self.head,
-            steps=niter or maps.steps,
-            out_shape=maps.shape,
-            threads=self._threads,
-            **options,
-        )
-        cellprob = maps.cellprob
-        cellprob = cellprob if cellprob.shape == labels.shape else resize_nearest(cellprob, labels.shape)
-        return Plane(labels, probability=flow.probability(cellprob))
 
     def estimate_diameter(
         self,
@@ -808,25 +636,6 @@ class FlowModel(Model):
                     f"'model', got {normalize!r}"
                 ) from None
         return spec if invert is None else replace(spec, invert=bool(invert))
-
-
-def _check_volume_options(do_3D: Any, stitch_threshold: Any, flow3D_smooth: Smoothing) -> None:
-    """Refuse options of volumes that do not go together."""
-    if not isinstance(do_3D, (bool, np.bool_)):
-        raise CellrtError(f"expected do_3D to be True or False, got {do_3D!r}")
-    if stitch_threshold is not None:
-        checked_threshold(stitch_threshold)
-        if do_3D:
-            raise CellrtError("expected do_3D=True or a stitch_threshold, got both; choose one")
-    if any(flow_3d.checked_smoothing(flow3D_smooth)) and not do_3D:
-        raise CellrtError(f"expected flow3D_smooth with do_3D=True only, got {flow3D_smooth!r}; leave it out")
-
-
-def _pixels(name: str, value: Any) -> int:
-    """The value, if it is a whole number of pixels."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
-        raise CellrtError(f"expected {name} as a whole number of pixels, got {value!r}")
-    return int(value)
 
 
 def _positive(diameter: Any) -> float:
