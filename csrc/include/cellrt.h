@@ -240,7 +240,7 @@ CELLRT_API int32_t cellrt_star_candidates_3d(const float *maps, int32_t n_rays, 
  * one thread), bounds by the intersections of kernels and of convex hulls, then the count of the voxels inside both. The
  * bounds by kernels and hulls are only computed where the count is close enough to the threshold for them to matter: within
  * 2 + 5 * cbrt(v) + v / 8 voxels of the volume v that it takes to drop the candidate, which is far more than the count and
- * the volume were seen to differ.
+ * the volume were seen to differ; and where the boxes share no more than three voxels along an axis.
  *
  * prob         n floats, not NaN
  * dist         n * n_rays floats, voxels, 0 < dist <= 2^20

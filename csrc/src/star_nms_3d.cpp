@@ -46,6 +46,7 @@ constexpr std::int64_t looks_per_unit = 8;        // cells and boxes that take a
 constexpr std::int64_t uncounted_work = 1 << 16;  // threads add up what they did now and then
 constexpr std::int64_t most_bits = 1 << 20;       // of a polyhedron that is held as a whole: 128 KiB
 constexpr std::int64_t never = INT64_MAX;
+constexpr std::int64_t any_rounding = INT64_MAX / 4;  // what it takes to suppress, up to 4e18, can be added
 
 // Outcomes of star_settle_3d.
 constexpr std::uint8_t dropped = CELLRT_STAR_DROPPED, kept_for_certain = CELLRT_STAR_KEPT,
@@ -282,8 +283,10 @@ std::int64_t fewest_to_suppress(double smaller_volume, float nms_thresh) {
 
 // By how much a count of voxels can differ from the volume of a body of this volume, in practice. Each voxel at the surface
 // is off by some 0.3, and their number grows as the volume to the power of 2/3: this is about seven times the error of as
-// many that do not depend on each other, and an eighth of the volume, for flat ones that do.
-std::int64_t surface_rounding(double volume) {
+// many that do not depend on each other, and an eighth of the volume, for flat ones that do. In a box of up to three
+// layers of voxels it can be any: a body thinner than a voxel fills the layer that it lies in, or is between two.
+std::int64_t surface_rounding(double volume, const VoxelBox& box) {
+    if (std::min(box.side(0), std::min(box.side(1), box.side(2))) <= 3) return any_rounding;
     return static_cast<std::int64_t>(5 * std::cbrt(volume) + volume / 8) + 2;
 }
 
@@ -445,7 +448,7 @@ bool Suppression::shares_enough(std::uint32_t index, Index candidate, float smal
     const std::int64_t needed = fewest_to_suppress(smaller + 1e-10, nms_thresh_);
     const double limit = static_cast<double>(nms_thresh_) * (smaller + 1e-10);
     if (needed == never) return false;
-    const std::int64_t rounding = surface_rounding(limit);
+    const std::int64_t rounding = surface_rounding(limit, box);
     const std::int64_t least = needed - rounding, most = needed + rounding;
     const std::int64_t count = count_shared_up_to(index, candidate, box, most, least, scratch);
     if (count >= most) return true;

@@ -31,6 +31,7 @@ CASES = {
     "flat64": (Rays_GoldenSpiral(64, anisotropy=(4, 1, 1)), 6.0, "flat", 150),
     "small32": (Rays_GoldenSpiral(32), 2.0, "wobbly", 250),
     "octahedra": (Rays_Octo(), 6.0, "wobbly", 150),
+    "thin66": (Rays_Octo(n_level=3), 7.0, "thin", 150),
 }
 
 
@@ -42,7 +43,7 @@ def lengths(random, kind, rays, n, radius):
     elif kind == "rough":
         stars = random.uniform(0.5, 1.5, shape)
     else:
-        squeeze = np.array((0.3, 1.0, 1.0)) if kind == "flat" else np.ones(3)
+        squeeze = {"smooth": np.ones(3), "flat": np.array((0.3, 1.0, 1.0)), "thin": np.array((1.0, 0.15, 1.0))}[kind]
         axes = squeeze * random.uniform(0.75, 1.3, (n, 1, 3))
         stars = 1 / np.sqrt(((rays / axes) ** 2).sum(-1)) * (1 + random.normal(0, 0.1, (n, 3)) @ rays.T)
     return np.maximum(0.3, radius * stars * random.uniform(0.7, 1.3, (n, 1))).astype(np.float32)

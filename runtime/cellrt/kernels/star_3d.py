@@ -74,7 +74,8 @@ def star_nms_3d(
     -----
     The decisions are those of ``non_maximum_suppression_3d_inds`` on one thread (Weigert et al., WACV 2020): bounds by
     boxes, spheres, kernels and hulls, and counted voxels. With more threads the original's bounds by spheres depend on
-    which thread comes first. Kernels and hulls are measured only where the count is close to the threshold (cellrt.h).
+    which thread comes first. Kernels and hulls are measured only where the count is close to the threshold or the boxes
+    share no more than three layers of voxels (cellrt.h).
     """
     n = _check_candidates(prob, dist, points, rays, faces, nms_thresh)
     max_work = whole_number("max_work", max_work, 0, MAX_INT64)
