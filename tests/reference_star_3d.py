@@ -183,7 +183,7 @@ def star_nms_3d(
             if below / smaller > nms_thresh or in_kernels / smaller > nms_thresh:
                 suppressed = True
             elif in_hulls / smaller > nms_thresh:
-                q = voxels_of(first, last)
+                q = voxels_of(*boxes[i])
                 both = contains(q, ends[i], points[i], faces) & contains(q, ends[j], points[j], faces)
                 closest = min(closest, abs(both.sum() / smaller - nms_thresh))
                 suppressed = both.sum() / smaller > nms_thresh

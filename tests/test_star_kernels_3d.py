@@ -36,6 +36,21 @@ def mesh_of(n_rays: int, anisotropy: tuple[float, float, float] = (1, 1, 1)) -> 
     return rays.astype(np.float32), np.ascontiguousarray(faces, np.int32)
 
 
+def cartesian_mesh(n_around: int, n_down: int) -> Mesh:
+    """Rings of directions from pole to pole; at either pole, but for 1e-12, a ring of one, as of Rays_Cartesian."""
+    around = 2 * np.pi / n_around * np.arange(n_around)
+    down = np.pi / n_down * np.array([1e-12, *range(1, n_down - 1), n_down - 1e-12])
+    wide = np.stack([np.sin(around), np.cos(around)], 1)
+    rays = np.concatenate(
+        [np.broadcast_to(np.cos(down)[:, None, None], (n_down, n_around, 1)), np.sin(down)[:, None, None] * wide],
+        axis=2,
+    )
+    first = np.arange((n_down - 1) * n_around)
+    second = first // n_around * n_around + (first + 1) % n_around
+    faces = np.stack([first, second + n_around, second, first, first + n_around, second + n_around], 1)
+    return rays.reshape(-1, 3).astype(np.float32), np.ascontiguousarray(faces.reshape(-1, 3), np.int32)
+
+
 def crowd(
     seed: int, mesh: Mesh, *, n: int = 40, radius: float = 5, roughness: float = 0.06, centre: Any = (0, 0, 0)
 ) -> Candidates:
@@ -48,6 +63,9 @@ def crowd(
     dist = np.maximum(0.05, radius * stars * random.uniform(0.7, 1.3, (n, 1))).astype(np.float32)
     prob = np.round(random.random(n), 2).astype(np.float32)
     return prob, dist, points.astype(np.int32)
+
+
+CARTESIAN = [cartesian_mesh(3, 3), cartesian_mesh(5, 4), cartesian_mesh(8, 5)]
 
 
 def suppress(
@@ -146,7 +164,7 @@ def test_labels_of_real_survivors(name):
 
 @given(
     st.integers(0, 2**32),
-    st.sampled_from([8, 11, 16, 32, 64]),
+    st.sampled_from([mesh_of(8), mesh_of(11), mesh_of(16), mesh_of(32), mesh_of(64), *CARTESIAN]),
     st.sampled_from([0.5, 1.5, 3.0, 5.0]),
     st.sampled_from([0.03, 0.3, 1.0]),
     st.sampled_from([0.0, 0.5, 0.3]),
@@ -155,8 +173,7 @@ def test_labels_of_real_survivors(name):
     st.sampled_from([None, -1, 7]),
 )
 @settings(max_examples=80)
-def test_painting_is_that_of_the_twin(seed, n_rays, radius, roughness, shift, away, mode, overlap_label):
-    mesh = mesh_of(n_rays)
+def test_painting_is_that_of_the_twin(seed, mesh, radius, roughness, shift, away, mode, overlap_label):
     _, dist, points = crowd(seed, mesh, n=6, radius=radius, roughness=roughness, centre=(6, 7, 8))
     points = points.astype(np.float32) + np.float32(shift)
     order = np.random.default_rng(seed).permutation(6)
@@ -185,14 +202,13 @@ def test_painting_is_that_of_the_twin(seed, n_rays, radius, roughness, shift, aw
 
 @given(
     st.integers(0, 2**32),
-    st.sampled_from([8, 16, 32]),
+    st.sampled_from([*(mesh_of(n_rays, (2, 1, 1)) for n_rays in (8, 16, 32)), *CARTESIAN]),
     st.sampled_from([1.5, 3.0, 6.0]),
     st.sampled_from([0.03, 0.2]),
     st.sampled_from([0.05, 0.3, 0.5, 0.7]),
 )
 @settings(max_examples=25)
-def test_decisions_are_those_of_the_twin(seed, n_rays, radius, roughness, nms_thresh):
-    mesh = mesh_of(n_rays, (2, 1, 1))
+def test_decisions_are_those_of_the_twin(seed, mesh, radius, roughness, nms_thresh):
     candidates = crowd(seed, mesh, n=14, radius=radius, roughness=roughness, centre=(40, 40, 40))
     expected, closest = reference_star_3d.star_nms_3d(*candidates, *mesh, nms_thresh)
     if closest < 1e-4:  # as close as the twin's volumes are known

@@ -212,8 +212,9 @@ CELLRT_API int32_t cellrt_object_probability_2d(const int32_t *labels, int64_t n
 
 /* Arrays of volumes are z before y before x, and so are coordinates. Polyhedra share rays (n_rays unit vectors z, y, x) and
  * faces (triples of indices of rays: the triangles between their ends, each so oriented that the determinant of its three
- * rays is negative, all together closed around the centre, as StarDist's are). Vertex k of a polyhedron is
- * point + dist[k] * ray[k], in float32. */
+ * rays is negative; all together they cover every direction from the centre once, as StarDist's do). Rays may have the same
+ * direction, within 1e-6, and the surface be open between these, as where the poles of StarDist's Cartesian rays are. Vertex k
+ * of a polyhedron is point + dist[k] * ray[k], in float32. */
 
 /* The 3D cellrt_star_candidates_2d(): grid samples whose probability exceeds a threshold, gathered in row-major order.
  *
@@ -240,7 +241,8 @@ CELLRT_API int32_t cellrt_star_candidates_3d(const float *maps, int32_t n_rays, 
  * one thread), bounds by the intersections of kernels and of convex hulls, then the count of the voxels inside both. The
  * bounds by kernels and hulls are only computed where the count is close enough to the threshold for them to matter: within
  * 2 + 5 * cbrt(v) + v / 8 voxels of the volume v that it takes to drop the candidate, which is far more than the count and
- * the volume were seen to differ; and where the boxes share no more than three voxels along an axis.
+ * the volume were seen to differ; and where the boxes share no more than three voxels along an axis. With rays of the same
+ * direction the original also counts voxels outside of a polyhedron, in the planes of faces between them; so does this.
  *
  * prob         n floats, not NaN
  * dist         n * n_rays floats, voxels, 0 < dist <= 2^20
@@ -284,7 +286,9 @@ CELLRT_API int32_t cellrt_star_settle_3d(const float *prob, const float *dist, c
                                          const int32_t *cancel, int32_t n_threads, uint8_t *states);
 
 /* Which voxels a polyhedron has, as StarDist's polyhedron_to_label decides. The half spaces and the tetrahedra are
- * evaluated with the original's roundings; the hull's are our own. */
+ * evaluated with the original's roundings; the hull's are our own. Where rays of the same direction have different lengths
+ * there are steps between them, and little or nothing is behind every face; in the planes of these steps, where they go
+ * through voxels exactly, the original takes all voxels of the hull to be inside. */
 #define CELLRT_POLYHEDRON_FULL 0   /* those of its kernel; of the others, those in its hull and inside of it */
 #define CELLRT_POLYHEDRON_KERNEL 1 /* those that are behind every face */
 #define CELLRT_POLYHEDRON_HULL 2   /* those of the convex hull of its vertices; none if these lie in one plane */

@@ -13,6 +13,10 @@
 // 3 and 4 would have decided, since it is the shared volume but for the rounding of its surface to voxels. Only within
 // that rounding the one of the two that could decide otherwise is measured (half_space_volume.cpp).
 //
+// A face of which two rays have the same direction encloses nothing, but in its plane all of the original's determinants
+// can be 0, and then it counts voxels there, as far as the box of the kept polyhedron goes. With such faces, what the others
+// enclose is counted first, since only that is like a volume; unless it is far more than is needed, all is counted then.
+//
 // The voxels of a polyhedron are bits (star_polyhedron_3d.cpp), found slice by slice as they are needed, from the middle
 // of the common box outwards. A candidate's are found once; of the kept polyhedra each thread remembers a few, for
 // candidates next to each other meet the same one. Nothing else about a polyhedron is kept but its summary.
@@ -272,6 +276,30 @@ std::int64_t count_shared(StarVoxels3D& a, StarVoxels3D& b, const VoxelBox& box,
     return count;
 }
 
+// How many voxels a box has, as far as that can be counted.
+std::int64_t voxels_of(const VoxelBox& box) {
+    const double volume = static_cast<double>(box.side(0) * box.side(1)) * static_cast<double>(box.side(2));  // < 2^67
+    return volume < 9e18 ? static_cast<std::int64_t>(volume) : INT64_MAX;
+}
+
+// Adds the voxels that two polyhedra share in a box inside of both windows to a total, and takes those that were looked at
+// from those that are left: until the total is at least `most`, or with all that are left less than `least`.
+void add_shared(StarVoxels3D& a, StarVoxels3D& b, const VoxelBox& box, std::int64_t most, std::int64_t least,
+                std::int64_t* left, std::int64_t* total, std::int64_t* work) {
+    const std::int64_t slice = box.side(1) * box.side(2);
+    const std::int64_t rows = box.side(1) * ((box.side(2) + 63) / 64);
+    // Slice by slice, from the middle outwards: there most is shared.
+    std::int32_t below = box.first[0] + (box.last[0] - box.first[0]) / 2, above = below + 1;
+    while (below >= box.first[0] || above <= box.last[0]) {
+        const bool goes_down = below >= box.first[0] && (above > box.last[0] || (above - below) % 2 != 0);
+        const std::int32_t z = goes_down ? below-- : above++;
+        *total += count_shared(a, b, box, z);
+        *work += rows + a.doubts_of(z) + b.doubts_of(z);
+        *left -= slice;
+        if (*total >= most || *left < least - *total) return;
+    }
+}
+
 // The fewest shared voxels with which the original suppresses: more than the threshold times the smaller volume, or just
 // that where its quotient, in float32, rounds up.
 std::int64_t fewest_to_suppress(double smaller_volume, float nms_thresh) {
@@ -321,12 +349,31 @@ struct Scratch {
     std::int64_t work = 0;                                           // done and not yet counted
 };
 
+// Whether two rays of a face have the same direction, within 1e-6.
+bool is_flat(const float* rays, const std::int32_t* face) {
+    double units[3][3];
+    for (int corner = 0; corner < 3; ++corner) {
+        const float* const ray = rays + 3 * face[corner];
+        const double length = std::hypot(double{ray[0]}, double{ray[1]}, double{ray[2]});
+        for (int axis = 0; axis < 3; ++axis) units[corner][axis] = ray[axis] / length;
+    }
+    const auto away = [&](int a, int b) {
+        return std::hypot(units[a][0] - units[b][0], units[a][1] - units[b][1], units[a][2] - units[b][2]);
+    };
+    return away(0, 1) < 1e-6 || away(1, 2) < 1e-6 || away(2, 0) < 1e-6;
+}
+
 class Suppression {
 public:
     Suppression(const float* prob, const float* dist, const std::int32_t* points, std::int64_t n,
                 const StarMesh3D& mesh, float nms_thresh, std::int64_t max_work, const std::int32_t* cancel)
-        : prob_(prob), dist_(dist), points_(points), n_(n), mesh_(mesh), nms_thresh_(nms_thresh), max_work_(max_work),
-          cancel_(cancel) {}
+        : prob_(prob), dist_(dist), points_(points), n_(n), mesh_(mesh), solid_mesh_(mesh), nms_thresh_(nms_thresh),
+          max_work_(max_work), cancel_(cancel) {
+        for (const std::int32_t* face = mesh.faces; face < mesh.faces + 3 * mesh.n_faces; face += 3)
+            if (!is_flat(mesh.rays, face)) solid_faces_.insert(solid_faces_.end(), face, face + 3);
+        solid_mesh_.faces = solid_faces_.data();
+        solid_mesh_.n_faces = static_cast<std::int32_t>(solid_faces_.size() / 3);
+    }
 
     // The survivors, best first. `is_open` is null, or tells the candidates that some not given may overlap: then states,
     // n, become StarState.
@@ -348,6 +395,8 @@ private:
     double shared_volume(std::uint32_t index, Index candidate, double enough, bool of_hulls, Scratch& scratch) const;
     std::int64_t count_shared_up_to(std::uint32_t index, Index candidate, const VoxelBox& box, std::int64_t most,
                                     std::int64_t least, Scratch& scratch) const;
+    std::int64_t count_in_parts(const StarMesh3D& mesh, std::uint32_t index, Index candidate, const VoxelBox& box,
+                                std::int64_t most, std::int64_t least, Scratch& scratch) const;
     std::uint32_t suppressor_of(Index candidate, std::uint32_t first_kept, std::uint32_t likely, bool is_certain,
                                 Scratch& scratch);
     bool is_undecided(Index candidate, std::uint32_t first_kept, Scratch& scratch) {
@@ -365,6 +414,8 @@ private:
     const std::int32_t* const points_;
     const std::int64_t n_;
     const StarMesh3D mesh_;
+    std::vector<std::int32_t> solid_faces_;  // those that enclose something
+    StarMesh3D solid_mesh_;
     const float nms_thresh_;
     const std::int64_t max_work_;
     const std::int32_t* const cancel_;
@@ -444,17 +495,20 @@ bool Suppression::suppresses(std::uint32_t index, Index candidate, Scratch& scra
 
 // Decisions 3 to 5 for a kept polyhedron and a candidate.
 bool Suppression::shares_enough(std::uint32_t index, Index candidate, float smaller, Scratch& scratch) const {
-    const VoxelBox box = summaries_[kept_[index]].box.common(summaries_[candidate].box);
     const std::int64_t needed = fewest_to_suppress(smaller + 1e-10, nms_thresh_);
     const double limit = static_cast<double>(nms_thresh_) * (smaller + 1e-10);
     if (needed == never) return false;
+    const VoxelBox box = summaries_[kept_[index]].box.common(summaries_[candidate].box);
     const std::int64_t rounding = surface_rounding(limit, box);
     const std::int64_t least = needed - rounding, most = needed + rounding;
     const std::int64_t count = count_shared_up_to(index, candidate, box, most, least, scratch);
     if (count >= most) return true;
-    if (count < least) return false;
+    const bool is_enough = solid_mesh_.n_faces == mesh_.n_faces
+                               ? count >= needed
+                               : count_in_parts(mesh_, index, candidate, summaries_[kept_[index]].box, needed, needed,
+                                                scratch) >= needed;
+    if (count < least && !is_enough) return false;
     // Close. A count that is enough is overruled by hulls that share too little, one that is not by kernels that do.
-    const bool is_enough = count >= needed;
     const double volume = shared_volume(index, candidate, limit, is_enough, scratch);
     const auto exceeds = static_cast<float>(static_cast<float>(volume) / (smaller + 1e-10)) > nms_thresh_;
     return is_enough ? volume < 0 || exceeds : volume >= 0 && exceeds;
@@ -482,51 +536,45 @@ double Suppression::shared_volume(std::uint32_t index, Index candidate, double e
     return volume;
 }
 
-// How many voxels, all of which are in the box, a kept polyhedron and a candidate share: exactly, or if it is at least
-// `most` or less than `least`, any number of which the same is true.
+// How many voxels a kept polyhedron and a candidate share, in their faces that enclose something: exactly, or if it is at
+// least `most` or less than `least`, any number of which the same is true.
 std::int64_t Suppression::count_shared_up_to(std::uint32_t index, Index candidate, const VoxelBox& box, std::int64_t most,
                                              std::int64_t least, Scratch& scratch) const {
-    if (box.is_empty()) return 0;
-    // Counts slice by slice, from the middle outwards: there most is shared.
-    std::int64_t total = 0;
-    const auto count_slices = [&](StarVoxels3D& a, StarVoxels3D& b, const VoxelBox& part, std::int64_t* left) {
-        const std::int64_t slice = part.side(1) * part.side(2);
-        const std::int64_t rows = part.side(1) * ((part.side(2) + 63) / 64);
-        std::int32_t below = part.first[0] + (part.last[0] - part.first[0]) / 2, above = below + 1;
-        while (below >= part.first[0] || above <= part.last[0]) {
-            const bool goes_down = below >= part.first[0] && (above > part.last[0] || (above - below) % 2 != 0);
-            const std::int32_t z = goes_down ? below-- : above++;
-            total += count_shared(a, b, part, z);
-            scratch.work += rows + a.doubts_of(z) + b.doubts_of(z);
-            *left -= slice;
-            if (total >= most || *left < least - total) return;
-        }
-    };
-    const double volume = static_cast<double>(box.side(0) * box.side(1)) * static_cast<double>(box.side(2));  // < 2^67
-    std::int64_t left = volume < 9e18 ? static_cast<std::int64_t>(volume) : INT64_MAX;
-    scratch.work += mesh_.n_faces;
     const Index other = kept_[index];
     const auto fits = [](const VoxelBox& whole) {
         return whole.side(0) <= most_bits && whole.side(1) <= most_bits && whole.side(2) <= most_bits &&
                whole.side(0) * whole.side(1) <= most_bits &&
                whole.side(0) * whole.side(1) * ((whole.side(2) + 63) / 64 * 64) <= most_bits;
     };
-    if (fits(summaries_[other].box) && fits(summaries_[candidate].box)) {
-        if (left < least) return 0;
-        Scratch::Placed& remembered = scratch.kept[index % scratch.kept.size()];
-        if (remembered.index != index) {
-            remembered.index = none;
-            remembered.voxels.place(mesh_, dist(other), point(other).data(), summaries_[other].box, false);
-            remembered.index = index;
-        }
-        if (!scratch.own_is_placed)
-            scratch.own.place(mesh_, dist(candidate), point(candidate).data(), summaries_[candidate].box, false);
-        scratch.own_is_placed = true;
-        count_slices(remembered.voxels, scratch.own, box, &left);
-        return total;
+    if (!fits(summaries_[other].box) || !fits(summaries_[candidate].box))
+        return count_in_parts(solid_mesh_, index, candidate, box, most, least, scratch);
+    if (box.is_empty()) return 0;
+    scratch.work += mesh_.n_faces;
+    std::int64_t left = voxels_of(box);
+    if (left < least) return 0;
+    Scratch::Placed& remembered = scratch.kept[index % scratch.kept.size()];
+    if (remembered.index != index) {
+        remembered.index = none;
+        remembered.voxels.place(solid_mesh_, dist(other), point(other).data(), summaries_[other].box, false);
+        remembered.index = index;
     }
-    // At least one of them is large: part by part.
+    if (!scratch.own_is_placed)
+        scratch.own.place(solid_mesh_, dist(candidate), point(candidate).data(), summaries_[candidate].box, false);
+    scratch.own_is_placed = true;
+    std::int64_t total = 0;
+    add_shared(remembered.voxels, scratch.own, box, most, least, &left, &total, &scratch.work);
+    return total;
+}
+
+// The same of any box and with any faces: part by part, for polyhedra that are large, and without remembering anything.
+std::int64_t Suppression::count_in_parts(const StarMesh3D& mesh, std::uint32_t index, Index candidate,
+                                         const VoxelBox& box, std::int64_t most, std::int64_t least,
+                                         Scratch& scratch) const {
+    if (box.is_empty()) return 0;
     constexpr std::int32_t sides[3] = {64, 64, 256};
+    const Index other = kept_[index];
+    std::int64_t left = voxels_of(box), total = 0;
+    scratch.work += mesh.n_faces;
     for (std::int32_t z = box.first[0]; z <= box.last[0]; z += sides[0])
         for (std::int32_t y = box.first[1]; y <= box.last[1]; y += sides[1])
             for (std::int32_t x = box.first[2]; x <= box.last[2]; x += sides[2]) {
@@ -537,13 +585,11 @@ std::int64_t Suppression::count_shared_up_to(std::uint32_t index, Index candidat
                     part.first[axis] = first[axis];
                     part.last[axis] = std::min(box.last[axis], first[axis] + sides[axis] - 1);
                 }
-                scratch.work += 2 * mesh_.n_faces;
+                scratch.work += 2 * mesh.n_faces;
                 require(work_.load(std::memory_order_relaxed) + scratch.work <= max_work_, CELLRT_ERROR_CAPACITY);
-                scratch.part_of_kept.place(mesh_, dist(other), point(other).data(), part, false);
-                scratch.part_of_own.place(mesh_, dist(candidate), point(candidate).data(), part, false);
-                std::int64_t left_here = INT64_MAX;
-                count_slices(scratch.part_of_kept, scratch.part_of_own, part, &left_here);
-                left -= part.side(0) * part.side(1) * part.side(2);
+                scratch.part_of_kept.place(mesh, dist(other), point(other).data(), part, false);
+                scratch.part_of_own.place(mesh, dist(candidate), point(candidate).data(), part, false);
+                add_shared(scratch.part_of_kept, scratch.part_of_own, part, most, least, &left, &total, &scratch.work);
                 if (total >= most || left < least - total) return total;
             }
     return total;

@@ -138,6 +138,10 @@ static void test_star_nms(void) {
 static const float octahedron_rays[18] = {-1, 0, 0, 1, 0, 0, 0, -1, 0, 0, 1, 0, 0, 0, -1, 0, 0, 1};
 static const int32_t octahedron_faces[24] = {1, 5, 3, 1, 3, 4, 1, 4, 2, 1, 2, 5, 0, 3, 5, 0, 4, 3, 0, 2, 4, 0, 5, 2};
 
+/* The same with four rays at either pole, as Cartesian rays have them: faces between these enclose nothing. */
+static const float many_poles_rays[36] = {-1, 0, 0, -1, 0, 0, -1, 0, 0, -1, 0, 0, 0, 1, 0, 0, 0,  1,
+                                          0,  -1, 0, 0, 0, -1, 1, 0, 0, 1, 0, 0, 1, 0, 0, 1, 0,  0};
+
 static void test_star_candidates_3d(void) {
     float maps[4 * 2 * 3 * 2];
     for (int i = 0; i < 48; ++i) maps[i] = i < 12 ? (float)(i % 5) / 10.0f : (float)i;
@@ -233,6 +237,44 @@ static void test_polyhedra(void) {
                                     CELLRT_POLYHEDRON_BBOX, 0, 0, NULL, 1, labels) == CELLRT_ERROR_DATA);
     CHECK(cellrt_star_nms_3d(prob, dist, points, 3, octahedron_rays, 6, octahedron_faces, 8, 0.3f, 100000, NULL, 1, &n_kept,
                              kept) == CELLRT_ERROR_DATA);
+}
+
+static void test_polyhedra_with_many_poles(void) {
+    int32_t faces[48], n_faces = 0;
+    for (int ring = 0; ring < 8; ring += 4)
+        for (int k = 0; k < 4; ++k) {
+            const int32_t a = ring + k, b = ring + (k + 1) % 4;
+            const int32_t two[6] = {a, b + 4, b, a, a + 4, b + 4};
+            for (int i = 0; i < 6; ++i) faces[3 * n_faces + i] = two[i];
+            n_faces += 2;
+        }
+    CHECK(n_faces == 16);
+    float dist[36];
+    for (int i = 0; i < 36; ++i) dist[i] = 3.5f;
+    const float prob[3] = {0.5f, 0.9f, 0.8f}, centre[3] = {5, 5, 5};
+    const int32_t points[9] = {5, 5, 5, 5, 6, 5, 5, 5, 12};
+    const int64_t order[1] = {0};
+    int64_t n_kept = -1, kept[3];
+    CHECK(cellrt_star_nms_3d(prob, dist, points, 3, many_poles_rays, 12, faces, 16, 0.3f, 100000, NULL, 2, &n_kept, kept) ==
+          CELLRT_OK);
+    CHECK(n_kept == 2 && kept[0] == 1 && kept[1] == 2);
+    CHECK(cellrt_star_nms_3d(prob, dist, points, 3, many_poles_rays, 12, faces, 16, 0.9f, 100000, NULL, 2, &n_kept, kept) ==
+          CELLRT_OK);
+    CHECK(n_kept == 3 && kept[2] == 0);
+    /* With rays of one length at a pole it is the octahedron. With others there are steps between them, in the planes of the
+     * axes: behind all of these is only a part of it, but the planes are filled up to the hull. */
+    static int32_t labels[11 * 11 * 11];
+    const int32_t modes[3] = {CELLRT_POLYHEDRON_FULL, CELLRT_POLYHEDRON_HULL, CELLRT_POLYHEDRON_KERNEL};
+    for (int uneven = 0; uneven < 2; ++uneven) {
+        for (int m = 0; m < 3; ++m) {
+            CHECK(cellrt_paint_polyhedra_3d(dist, centre, order, 1, many_poles_rays, 12, faces, 16, 0, 0, 0, 11, 11, 11,
+                                            modes[m], 0, 0, NULL, 1, labels) == CELLRT_OK);
+            int n_painted = 0;
+            for (int i = 0; i < 11 * 11 * 11; ++i) n_painted += labels[i];
+            CHECK(n_painted == (uneven && modes[m] == CELLRT_POLYHEDRON_KERNEL ? 28 : 63));
+        }
+        dist[1] = dist[10] = 2.5f;
+    }
 }
 
 static void test_star_outlines(void) {
@@ -534,6 +576,7 @@ int main(void) {
     test_star_nms();
     test_star_candidates_3d();
     test_polyhedra();
+    test_polyhedra_with_many_poles();
     test_star_outlines();
     test_star_targets();
     test_labels();

@@ -16,7 +16,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 from stardist.geometry import polyhedron_to_label
 from stardist.nms import non_maximum_suppression_3d_inds
-from stardist.rays3d import Rays_GoldenSpiral, Rays_Octo
+from stardist.rays3d import Rays_Cartesian, Rays_GoldenSpiral, Rays_Octo
 
 KERNELS = Path(__file__).resolve().parent / "stardist" / "kernels"
 THRESHOLDS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -32,6 +32,9 @@ CASES = {
     "small32": (Rays_GoldenSpiral(32), 2.0, "wobbly", 250),
     "octahedra": (Rays_Octo(), 6.0, "wobbly", 150),
     "thin66": (Rays_Octo(n_level=3), 7.0, "thin", 150),
+    "cartesian55": (Rays_Cartesian(11, 5), 5.0, "wobbly", 150),
+    "cartesian48": (Rays_Cartesian(8, 6), 6.0, "smooth", 150),
+    "thin_cartesian40": (Rays_Cartesian(8, 5), 6.0, "thin", 100),
 }
 
 

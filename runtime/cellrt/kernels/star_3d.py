@@ -179,7 +179,8 @@ def paint_polyhedra_3d(
     Notes
     -----
     The rule is that of ``polyhedron_to_label`` (Weigert et al., WACV 2020), except that a polyhedron whose vertices lie
-    in one plane has an empty hull, where Qhull ends the original with an error.
+    in one plane has an empty hull, where Qhull ends the original with an error. Where rays of one direction differ in
+    length, as at the poles of Rays_Cartesian, little or nothing is behind all faces, there as here.
     """
     check_array("dist", dist, np.float32, (-1, -1))
     n, n_rays = dist.shape
