@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import REFERENCE, reference_file
+from conftest import GOLDEN, REFERENCE, reference_file
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.lib.stride_tricks import sliding_window_view
@@ -391,10 +391,30 @@ def test_subdivided_bodies(name: str, level: int, n: int) -> None:
         assert max(away.min(0).max(), away.min(1).max()) < 1e-6
 
 
+@pytest.mark.parametrize(
+    ("case", "n_x", "n_z"), [("cartesian55", 11, 5), ("cartesian48", 8, 6), ("thin_cartesian40", 8, 5)]
+)
+def test_cartesian_rays_are_those_of_the_original(case: str, n_x: int, n_z: int) -> None:
+    recorded = np.load(GOLDEN / "kernels" / f"polyhedra_{case}.npz")
+    made = star_rays.rays({"name": "Rays_Cartesian", "kwargs": {"n_rays_x": n_x, "n_rays_z": n_z}}, (2, 1, 1))
+    vertices = np.array(made.vertices)
+    np.testing.assert_allclose(vertices, recorded["rays"], rtol=0, atol=1e-7)  # float32 sines of other processors
+    is_small = np.abs(recorded["rays"]) < 1e-9  # at the poles
+    np.testing.assert_allclose(vertices[is_small], recorded["rays"][is_small], rtol=0, atol=1e-15)
+    assert np.array_equal(made.faces, recorded["faces"])
+
+
+@pytest.mark.parametrize(("n_x", "n_z"), [(3, 3), (3, 341), (341, 3), (4, 256), (32, 32)])
+def test_the_fewest_and_most_cartesian_rays(n_x: int, n_z: int) -> None:
+    made = star_rays.rays({"name": "Rays_Cartesian", "kwargs": {"n_rays_x": n_x, "n_rays_z": n_z}}, None)
+    assert (len(made.vertices), len(made.faces)) == (n_x * n_z, 2 * n_x * (n_z - 1))  # RaysSpec has checked the rest
+
+
 def test_levels_and_numbers_have_defaults() -> None:
     assert len(star_rays.rays({"name": "Rays_Octo"}, None).vertices) == 258
     assert len(star_rays.rays({"name": "Rays_Tetra", "kwargs": {}}, None).vertices) == 130
     assert len(star_rays.rays({"name": "Rays_GoldenSpiral", "kwargs": {}}, None).vertices) == 70
+    assert len(star_rays.rays({"name": "Rays_Cartesian", "kwargs": {}}, None).vertices) == 55
 
 
 def test_a_spiral_without_anisotropy_takes_the_models() -> None:
@@ -416,7 +436,10 @@ def test_explicit_rays_are_taken_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        ({"name": "Rays_Cartesian", "kwargs": {}}, ["Rays_Cartesian", "open", "Rays_GoldenSpiral"]),
+        ({"name": "Rays_Cartesian", "kwargs": {"n_rays_x": 2}}, ["n_rays_x", "3..341", "got 2"]),
+        ({"name": "Rays_Cartesian", "kwargs": {"n_rays_z": 2}}, ["n_rays_z", "3..341", "got 2"]),
+        ({"name": "Rays_Cartesian", "kwargs": {"n_rays_x": 32, "n_rays_z": 33}}, ["at most 1024 rays", "got 1056"]),
+        ({"name": "Rays_Cartesian", "kwargs": {"n": 9}}, ["n_rays_x, n_rays_z", "'n'"]),
         ({"name": "Rays_SubDivide", "kwargs": {}}, ["rays out of Rays_GoldenSpiral", "'Rays_SubDivide'"]),
         ({"name": "__import__('os').abort", "kwargs": {}}, ["rays out of", "abort"]),
         ({"name": "x" * 10**6, "kwargs": {}}, ["rays out of", "xxx..."]),

@@ -257,6 +257,29 @@ def spoiled(**changes):
     return lambda: dataclasses.replace(OCTAHEDRON, **changes)
 
 
+def meridians(n, step, *, n_poles=1, apart=0.0):
+    """Rays on the equator every `step` degrees and at the poles, there `n_poles` that are `apart`."""
+    around = np.deg2rad(step) * np.arange(n)
+    equator = np.stack([0 * around, np.sin(around), np.cos(around)], 1)
+    poles = [np.stack([np.full(n, z), *apart * equator.T[1:]], 1)[:n_poles] for z in (1.0, -1.0)]
+    vertices = np.concatenate([equator, *poles])
+    faces = []
+    for k in range(n):
+        after = (k + 1) % n
+        above, below = n + k % n_poles, n + n_poles + k % n_poles
+        faces += [(above, k, after), (below, after, k)]
+        if n_poles > 1:
+            faces += [(above, after, n + after), (below, n + n_poles + after, after)]
+    return RaysSpec("Rays_Explicit", tuple(map(tuple, vertices.tolist())), tuple(faces))
+
+
+def test_rays_of_one_direction_may_leave_the_surface_open():
+    assert len(meridians(6, 60).faces) == 12
+    assert len(meridians(6, 60, n_poles=6, apart=1e-7).faces) == 24
+    with pytest.raises(ModelError, match=r"expected rays\.faces to be a closed surface"):
+        meridians(6, 60, n_poles=6, apart=1e-3)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -264,7 +287,10 @@ def spoiled(**changes):
         (spoiled(vertices=((0, 0, 0), *OCTAHEDRON.vertices[1:])), "of a length from 0.001 to 1000"),
         (spoiled(vertices=((0, 0, float("nan")), *OCTAHEDRON.vertices[1:])), "of a length from 0.001 to 1000"),
         (spoiled(vertices=((0, 0, 1e9), *OCTAHEDRON.vertices[1:])), "of a length from 0.001 to 1000"),
-        (spoiled(faces=OCTAHEDRON.faces[1:]), "expected rays.faces to be 8 triangles for 6 rays, got 7"),
+        (spoiled(faces=OCTAHEDRON.faces[1:]), "expected rays.faces to be a closed surface"),
+        (spoiled(faces=()), "expected rays.faces to be triangles with a corner at every ray, got 'none at "),
+        (spoiled(faces=OCTAHEDRON.faces * 2), "expected rays.faces to be at most 8 triangles for 6 rays, got 16"),
+        (spoiled(vertices=(*OCTAHEDRON.vertices, (1, 1, 1))), r"a corner at every ray, got 'none at \[6\]'"),
         (spoiled(faces=((0, 1, 6), *OCTAHEDRON.faces[1:])), "indices below 6"),
         (spoiled(faces=((0, 1, -2), *OCTAHEDRON.faces[1:])), "indices below 6"),
         (spoiled(faces=((1, 0, 4), *OCTAHEDRON.faces[1:])), "of negative determinant"),
@@ -272,6 +298,8 @@ def spoiled(**changes):
         (spoiled(faces=OCTAHEDRON.faces[:7] + OCTAHEDRON.faces[:1]), "expected rays.faces to be a closed surface"),
         # as many directed edges as a closed surface has, but one face in the place of another
         (spoiled(faces=((5, 4, 1), *OCTAHEDRON.faces[1:])), r"negative determinant|closed surface"),
+        # a surface that is closed and goes round twice: from pole to pole along six meridians, 120 degrees apart
+        (lambda: meridians(6, 120), r"expected rays.faces to be once round the origin, got '2\.000 times'"),
     ],
 )
 def test_rays_that_enclose_nothing_are_refused(make, message):

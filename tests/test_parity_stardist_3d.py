@@ -125,7 +125,9 @@ def test_cells_are_the_originals(case, recording):
     ids = np.zeros(len(cells) + 1, np.int32)
     ids[np.array(places, int) + 1] = np.arange(1, len(places) + 1)
     ours = np.where(cells.labels > 0, ids[np.maximum(cells.labels, 0)], cells.labels)
-    assert_same_labels(ours, cells, arrays["labels"], voxels=1e-4 * ours.size)
+    # between rays of one direction last digits decide on all voxels of a plane
+    share = 5e-4 if recorded.model.manifest.head.rays.name == "Rays_Cartesian" else 1e-4
+    assert_same_labels(ours, cells, arrays["labels"], voxels=share * ours.size)
 
 
 @pytest.mark.parametrize("case", WITH_CANDIDATES)
@@ -219,7 +221,9 @@ def test_the_exported_file_says_what_the_original_measured(case, recording):
     assert manifest.tile.receptive_field == tuple(arrays["tile_overlap"])
     scale = recorded.arguments.get("scale", (1.0, 1.0, 1.0))
     bodies = star_3d.polyhedra(manifest.head, arrays["sparse_dist"], scale=(1 / scale[0], 1 / scale[1], 1 / scale[2]))
-    assert np.array_equal(bodies.rays, arrays["rays_vertices"])
+    # sines in single precision, which these are made of, differ in the last digit between processors
+    away = 1e-7 if manifest.head.rays.name == "Rays_Cartesian" else 0
+    np.testing.assert_allclose(bodies.rays, arrays["rays_vertices"], rtol=0, atol=away)
     ours, theirs = (  # triangles, whichever corner they begin with
         {tuple(np.roll(face, -int(np.argmin(face)))) for face in faces}
         for faces in (bodies.faces, arrays["rays_faces"])

@@ -48,7 +48,8 @@ def rays(data: object, anisotropy: Anisotropy | None) -> RaysSpec:
     Raises
     ------
     ModelError
-        If it is none of StarDist's kinds of rays, an argument is out of range, or the triangles do not close.
+        If it is none of StarDist's kinds of rays, an argument is out of range, or the triangles do not cover every
+        direction once.
     """
     name = data.get("name") if isinstance(data, Mapping) else None
     arguments = data.get("kwargs", {}) if isinstance(data, Mapping) else None
@@ -56,11 +57,6 @@ def rays(data: object, anisotropy: Anisotropy | None) -> RaysSpec:
         raise ModelError(
             f"expected rays_json in config.json to be a name and its kwargs, got {_short(data)}; use the config.json "
             "StarDist wrote"
-        )
-    if name == "Rays_Cartesian":
-        raise ModelError(
-            "expected rays that enclose a volume, got Rays_Cartesian, where many rays coincide at both poles and leave "
-            "the surface open there; train with Rays_GoldenSpiral, StarDist's default"
         )
     if name not in _KINDS:
         raise ModelError(
@@ -117,6 +113,33 @@ def _octo(arguments: Mapping[str, Any], anisotropy: Anisotropy | None) -> tuple[
     return _split(_OCTAHEDRON, faces, n_level - 1)
 
 
+def _cartesian(arguments: Mapping[str, Any], anisotropy: Anisotropy | None) -> tuple[Points, Faces]:
+    """Rings of rays from pole to pole: a grid of two angles.
+
+    At either pole a whole ring of rays has one direction, but for 1e-12, and each its own length. The step before the
+    last pole is twice as long as the others. Single precision as in the original on NumPy 2, last digits included.
+    """
+    n_x = _whole(arguments.get("n_rays_x", 11), "Rays_Cartesian", "n_rays_x", 3, _MOST_RAYS // 3)
+    n_z = _whole(arguments.get("n_rays_z", 5), "Rays_Cartesian", "n_rays_z", 3, _MOST_RAYS // 3)
+    if n_x * n_z > _MOST_RAYS:
+        raise _wrong("Rays_Cartesian", f"to have at most {_MOST_RAYS} rays, n_rays_x * n_rays_z", n_x * n_z)
+    around = np.arange(n_x, dtype=np.float32) * np.float32(2 * np.pi / n_x)
+    down = np.arange(n_z, dtype=np.float32) * np.float32(np.pi / n_z)
+    unit = np.stack([np.sin(around), np.cos(around)], axis=1)
+    points = np.empty((n_z, n_x, 3))
+    points[..., 0] = np.cos(down)[:, None]
+    points[..., 1:] = np.sin(down)[:, None, None] * unit
+    for ring, angle in ((0, 1e-12), (-1, np.pi - 1e-12)):
+        points[ring, :, 0] = np.cos(angle)
+        points[ring, :, 1:] = np.sin(angle) * unit.astype(np.float64) + 1e-12
+    faces: Faces = []
+    for ring in range(0, (n_z - 1) * n_x, n_x):
+        for k in range(n_x):
+            a, b = ring + k, ring + (k + 1) % n_x
+            faces += [(a, b + n_x, b), (a, a + n_x, b + n_x)]
+    return points.reshape(-1, 3), faces
+
+
 def _explicit(arguments: Mapping[str, Any], anisotropy: Anisotropy | None) -> tuple[Points, Faces]:
     """Directions and triangles as they are given."""
     vertices = _table(arguments.get("vertices0"), _is_number)
@@ -131,6 +154,7 @@ _KINDS: dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Any], Anisotropy
     "Rays_GoldenSpiral": (("n", "anisotropy"), _golden_spiral),
     "Rays_Tetra": (("n_level",), _tetra),
     "Rays_Octo": (("n_level",), _octo),
+    "Rays_Cartesian": (("n_rays_x", "n_rays_z"), _cartesian),
     "Rays_Explicit": (("vertices0", "faces0"), _explicit),
 }
 

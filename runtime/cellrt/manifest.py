@@ -142,10 +142,12 @@ class StarSpec:
 
 @dataclass(frozen=True)
 class RaysSpec:
-    """The rays of a 3D star head: where they point, and the triangles between them, a closed surface round the origin.
+    """The rays of a 3D star head: where they point, and the triangles between them, which cover each direction once.
 
-    An object with the lengths `dist` has the corners ``point + dist[k] * vertices[k]``. The numbers are float32, which
-    JSON gives back exactly. Source: StarDist's `rays3d`.
+    They are a closed surface round the origin, which may only be open between rays of one direction, such as
+    Rays_Cartesian has at either pole. An object with the lengths `dist` has the corners
+    ``point + dist[k] * vertices[k]``. The numbers are float32, which JSON gives back exactly.
+    Source: StarDist's `rays3d`.
     """
 
     name: str  # StarDist's: "Rays_GoldenSpiral", ...
@@ -162,15 +164,25 @@ class RaysSpec:
                 "of a length from 0.001 to 1000",
                 vertex,
             )
-        _require(len(self.faces) == 2 * n - 4, "rays.faces", f"{2 * n - 4} triangles for {n} rays", len(self.faces))
+        n_faces = len(self.faces)
+        _require(n_faces <= 2 * n - 4, "rays.faces", f"at most {2 * n - 4} triangles for {n} rays", n_faces)
         edges: set[tuple[int, ...]] = set()
         for face in self.faces:
             _require(all(0 <= corner < n for corner in face), "rays.faces", f"indices below {n}", face)
             _require(_determinant(*(self.vertices[k] for k in face)) < 0, "rays.faces", "of negative determinant", face)
             edges.update(itertools.pairwise((*face, face[0])))
-        # as many directed edges as corners, and each beside its reverse: every edge belongs to exactly two faces
-        closed = len(edges) == 3 * len(self.faces) and all((end, begin) in edges for begin, end in edges)
+        units = [tuple(at / math.hypot(*vertex) for at in vertex) for vertex in self.vertices]
+        # as many directed edges as corners, and each beside its reverse: every edge belongs to exactly two faces, or is
+        # a point as seen from the origin
+        closed = len(edges) == 3 * n_faces and all(
+            (end, begin) in edges or math.dist(units[begin], units[end]) < 1e-6 for begin, end in edges
+        )
         _require(closed, "rays.faces", "a closed surface", "edges that do not belong to two faces, one in each sense")
+        bare = sorted(set(range(n)).difference(begin for begin, _ in edges))
+        _require(not bare, "rays.faces", "triangles with a corner at every ray", f"none at {bare[:5]}")
+        # such a surface could still go round the origin several times
+        turns = sum(_solid_angle(*(units[k] for k in face)) for face in self.faces) / (4 * math.pi)
+        _require(abs(turns - 1) < 1e-3, "rays.faces", "once round the origin", f"{turns:.3f} times")
 
 
 @dataclass(frozen=True)
@@ -377,6 +389,12 @@ def _require_star(head: StarSpec | Star3DSpec) -> None:
 def _determinant(a: tuple[float, ...], b: tuple[float, ...], c: tuple[float, ...]) -> float:
     """Six times the signed volume of the tetrahedron between the origin and three points."""
     return a[0] * (b[1] * c[2] - b[2] * c[1]) + a[1] * (b[2] * c[0] - b[0] * c[2]) + a[2] * (b[0] * c[1] - b[1] * c[0])
+
+
+def _solid_angle(a: tuple[float, ...], b: tuple[float, ...], c: tuple[float, ...]) -> float:
+    """What a triangle between three unit vectors of negative determinant covers of the sphere (Van Oosterom, 1983)."""
+    dot = sum(x * y + y * z + z * x for x, y, z in zip(a, b, c, strict=True))
+    return 2 * math.atan2(-_determinant(a, b, c), 1 + dot)
 
 
 def _require(condition: bool, key: str, want: str, got: object) -> None:

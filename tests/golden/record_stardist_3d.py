@@ -21,7 +21,7 @@ from csbdeep.utils import normalize
 from record_stardist import GOLDEN as GOLDEN_2D
 from record_stardist import as_compact, random_weights, record_versions, save
 from stardist.models import Config3D, StarDist3D
-from stardist.rays3d import Rays_GoldenSpiral, Rays_Octo
+from stardist.rays3d import Rays_Cartesian, Rays_GoldenSpiral, Rays_Octo
 
 GOLDEN = GOLDEN_2D.with_name("stardist_3d")
 ANISOTROPY = (2, 1, 1)
@@ -90,11 +90,12 @@ MODELS = {
         rays=Rays_GoldenSpiral(16), anisotropy=None, n_classes=2, unet_batch_norm=True, unet_pool=(1, 2, 2)
     ),
     "channels2": unet(rays=Rays_Octo(n_level=2), n_channel_in=2, grid=(2, 2, 1), unet_pool=(1, 2, 2)),
+    "cartesian": unet(rays=Rays_Cartesian(8, 5)),
 }
 
 # A residual network would take an hour to learn as much: its weights are random.
-EPOCHS = {"unet": 18, "resnet": 0, "classes": 6, "channels2": 6}
-PROB_THRESH = {"unet": 0.4, "resnet": 0.57, "classes": 0.07, "channels2": 0.2}
+EPOCHS = {"unet": 18, "resnet": 0, "classes": 6, "channels2": 6, "cartesian": 24}
+PROB_THRESH = {"unet": 0.4, "resnet": 0.57, "classes": 0.07, "channels2": 0.2, "cartesian": 0.3}
 
 
 def scene(config, shape, count, seed, top=190):
