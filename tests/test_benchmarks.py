@@ -140,12 +140,13 @@ def test_workers_run_in_turn_and_the_ratio_is_that_of_pairs() -> None:
 def test_fields_are_distinct_and_of_the_size_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scenes = pytest.importorskip("scenes")
     tifffile = pytest.importorskip("tifffile")
-    image = np.arange(4096 * 4096, dtype=np.uint32).reshape(4096, 4096)
-    monkeypatch.setattr(scenes, "microscope_image", lambda shape: (image, "numbers"))
-    assert scenes.fields(tmp_path, 20, side=2048) == "numbers, 20 fields of 2048 x 2048"
+    image = np.zeros((4096, 4096), np.uint8)
+    image[1::2048, 2::2048] = [[1, 2], [3, 4]]  # a mark beside the corner of each crop
+    monkeypatch.setattr(scenes, "microscope_image", lambda shape: (image, "marks"))
+    assert scenes.fields(tmp_path, 32, side=2048) == "marks, 32 fields of 2048 x 2048"
     fields = [tifffile.imread(path) for path in sorted(tmp_path.iterdir())]
     assert {field.shape for field in fields} == {(2048, 2048)}
-    assert len({field[:2].tobytes() for field in fields}) == 20
+    assert len({(int(field.max()), int(field.argmax())) for field in fields}) == 32
 
 
 def test_multiply_adds_are_those_of_the_convolutions(tmp_path: Path) -> None:
