@@ -28,8 +28,8 @@ def image(shape=(96, 120), diameter=DIAMETER, seed=0):
 
 
 @functools.cache
-def model(*, dynamics="v3", size_model=False, n_style=N_STYLE, fixed_tile=False, n_channels=2):
-    """The file's bytes; skips the test where the exporter's needs are not installed."""
+def model(*, dynamics="v3", size_model=False, n_style=N_STYLE, fixed_tile=False, n_channels=2, side=None):
+    """The file's bytes; `side` is that of tiles. Skips the test where the exporter's needs are not installed."""
     import pytest
 
     pytest.importorskip("onnx")
@@ -58,7 +58,7 @@ def model(*, dynamics="v3", size_model=False, n_style=N_STYLE, fixed_tile=False,
         mean = graph.node("ReduceMean", "mean", [mixed], axes=[2, 3], keepdims=0)
         length = graph.node("ReduceL2", "length", [mean], axes=[1], keepdims=1)
         graph.node("Div", "style", [mean, length])
-    side = 224 if not fixed_tile else 256
+    side = side or (256 if fixed_tile else 224)
     zeros = (0.0,) * max(n_style, 1)
     size = SizeModelSpec(weights=zeros, style_mean=zeros, diam_mean=DIAMETER, offset=0.3)
     manifest = Manifest(

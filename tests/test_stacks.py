@@ -251,7 +251,9 @@ def test_nothing_depends_on_batches_layout_or_streams(model: cellrt.FlowModel, o
     assert "expected a volume with 3 or 4 axes" in str(flat.error)
 
 
-def test_every_option_of_volumes_goes_through_a_stream(model: cellrt.FlowModel) -> None:
+def test_every_option_of_volumes_goes_through_a_stream() -> None:
+    content = flow_network.model(side=64)  # an augmented plane takes four tiles at least
+    model = cellrt.load(content, providers=["cpu"])
     volume, _ = balls((10, 40, 44), flatness=2)
     options: dict[str, Any] = {"do_3D": True, "anisotropy": 1.9, "flow3D_smooth": (1, 0.5, 0), "diameter": 18.0}
     options |= {"niter": 60, "cellprob_threshold": 1.0, "min_size": 40, "max_size_fraction": 0.3, "augment": True}
@@ -292,7 +294,8 @@ def test_planes_are_padded_as_the_network_comes_to_them(model: cellrt.FlowModel,
 
 
 def test_networks_of_one_size_see_volumes_too() -> None:
-    model = cellrt.load(flow_network.model(dynamics="v4", fixed_tile=True, n_style=0, n_channels=3), providers=["cpu"])
+    content = flow_network.model(dynamics="v4", fixed_tile=True, n_style=0, n_channels=3, side=64)
+    model = cellrt.load(content, providers=["cpu"])
     volume, n_balls = balls((20, 30, 32))
     maps = model.predict(volume, diameter=DIAMETER, do_3D=True, batch_size=8)
     assert maps.style is None
