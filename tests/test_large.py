@@ -547,28 +547,28 @@ def test_an_interrupted_sink_leaves_nothing_behind(toy, tmp_path, monkeypatch, n
 
 
 def test_memory_does_not_grow_with_the_image(toy, monkeypatch):
-    """What Python and numpy hold: the network's maps of a tile, some blocks, the objects. Labels would be 22 MB."""
+    """What Python and numpy hold: the network's maps of a tile, some blocks, the objects. Labels would be 11 MB."""
     monkeypatch.setattr(settle, "_ENOUGH", 20_000)
     peaks = []
     for height in (900, 6 * 900):
-        tile = textured((900, 1000))
+        tile = textured((900, 500))
 
         class Repeated:
-            shape, dtype = (height, 1000), tile.dtype
+            shape, dtype = (height, 500), tile.dtype
 
             def __getitem__(self, index):
                 rows = np.arange(*index[0].indices(self.shape[0])) % 900
                 return tile[rows][:, index[1]]  # noqa: B023
 
         class Nowhere:
-            shape, dtype = (height, 1000), np.dtype(np.int32)
+            shape, dtype = (height, 500), np.dtype(np.int32)
 
             def __setitem__(self, index, block):
                 assert block.size <= 1 << 20
 
         tracemalloc.start()
         cells = toy.segment_large(Repeated(), Nowhere(), tile_pixels=250_000, lowhigh=(0, 1000))
-        peaks.append(tracemalloc.get_traced_memory()[1] - 2000 * len(cells))
+        peaks.append(tracemalloc.get_traced_memory()[1] - 1000 * len(cells))
         tracemalloc.stop()
     assert peaks[1] < 1.2 * peaks[0] + 5e6
 
