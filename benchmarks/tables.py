@@ -29,6 +29,8 @@ SCRIPTS = (
     "scaling",
     "kernel_limits",
     "large_image",
+    "large_volume",
+    "large_flow_volume",
 )
 STAGES = ("read", "normalise", "network", "decode", "write")  # of `Stream.profile`
 

@@ -142,8 +142,10 @@ def _require_room(folder: Path, n_channels: int, shape: Triple, scaled: Triple, 
     needed += n_bytes(n_channels, scaled, np.float32) if scaled != shape else 0
     needed += n_bytes(_N_MAPS, decoded, np.float32) if scaled != decoded else 0
     needed += flow_masks.n_bytes(decoded, shape)
-    present = sum(path.stat().st_blocks * 512 for path in folder.glob("*.bricks"))
-    require_space(folder / "sums.bricks", max(0, needed - present))
+    present = [path.stat() for path in folder.glob("*.bricks")]
+    # Windows does not tell how much of a file is there: all of it, then.
+    taken = sum(getattr(one, "st_blocks", -(-one.st_size // 512)) * 512 for one in present)
+    require_space(folder / "sums.bricks", max(0, needed - taken))
 
 
 def _sums(journal: Journal, n_slabs: int, shape: Triple) -> Bricks:
