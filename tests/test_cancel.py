@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import signal
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +19,7 @@ import pytest
 import cellrt
 from cellrt import kernels
 from cellrt.errors import KernelError
+from cellrt.kernels import native
 
 MANY = 2**31 - 1
 OCTAHEDRON = (
@@ -81,6 +85,59 @@ def test_ctrl_c(call: Callable[[], None]) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert time.monotonic() - start < 5
+
+
+MANY_INTERRUPTS = """
+import random, signal, time
+from cellrt.kernels.native import cancellable
+
+def call(flag):
+    end = time.monotonic() + 30
+    while not flag[0] and time.monotonic() < end:
+        time.sleep(0.001)
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, interrupt)
+random.seed(0)
+slowest = 0
+for _ in range(1500):
+    start = time.monotonic()
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, 3e-4))
+        cancellable(call)
+        raise SystemExit("not interrupted")
+    except KeyboardInterrupt:
+        slowest = max(slowest, time.monotonic() - start)
+print(slowest < 5)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer of this system gives a signal")
+def test_ctrl_c_while_a_call_begins() -> None:
+    """It is not lost, and leaves no thread behind that Python waits for when it ends."""
+    run = subprocess.run([sys.executable, "-c", MANY_INTERRUPTS], capture_output=True, text=True, timeout=120)
+    assert (run.stdout, run.stderr, run.returncode) == ("True\n", "", 0)
+
+
+def test_an_error_of_a_call_keeps_nothing_alive() -> None:
+    class Array(np.ndarray):
+        pass
+
+    def fail(flag: Any, array: Any) -> None:
+        raise KernelError("no", 1)
+
+    array = np.zeros(3).view(Array)
+    alive = weakref.ref(array)
+    gc.disable()
+    try:
+        with pytest.raises(KernelError, match="no"):
+            native.cancellable(functools.partial(fail, array=array))
+        del array
+        assert alive() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("call", LONG)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import operator
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -67,6 +67,7 @@ MAX_INT32 = 2**31 - 1
 MAX_INT64 = 2**63 - 1
 _DYNAMICS = {"v3": DYNAMICS_V3, "v4": DYNAMICS_V4}
 _LOOK = 0.05  # seconds between two looks at whether Python has a signal to handle
+_LONGEST_END = 5.0  # seconds that a call may take to end when its flag is set
 
 _of_thread = threading.local()
 
@@ -90,19 +91,38 @@ def cancellable(call: Callable[[NDArray[np.int32]], T]) -> T:
     flag = getattr(_of_thread, "flag", None)
     if flag is not None or threading.current_thread() is not threading.main_thread():
         return call(np.zeros(1, np.int32) if flag is None else flag)
-    flag = np.zeros(1, np.int32)
-    with ThreadPoolExecutor(1) as executor:  # which waits for the call at its end, whatever happens
+    flag, done = np.zeros(1, np.int32), _thread.allocate_lock()
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
         try:
-            result = executor.submit(call, flag)
+            results.append(call(flag))
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            done.release()
+
+    done.acquire()
+    try:
+        # Not of `threading`: a signal while that starts a thread can leave a lock behind that the thread waits for.
+        try:
+            _thread.start_new_thread(work, ())
         except RuntimeError:  # no thread to be had, or Python is about to end: without Ctrl-C, then
             return call(flag)
-        try:
-            while not result.done():
-                with contextlib.suppress(TimeoutError):
-                    result.result(_LOOK)
-        finally:
-            flag[0] = 1
-    return result.result()
+        while not done.acquire(timeout=_LOOK):
+            pass
+    except BaseException:
+        flag[0] = 1
+        if not results and not errors:
+            done.acquire(timeout=_LONGEST_END)
+        raise
+    if results:
+        return results[0]
+    try:
+        raise errors[0]
+    finally:
+        errors.clear()  # the error's traceback leads back here, and to all arrays
 
 
 def check_array(name: str, array: NDArray[Any], dtype: DTypeLike, shape: tuple[int, ...] | None) -> None:
