@@ -267,4 +267,39 @@ def test_bad_windows_of_histograms_are_refused():
         seeds.find(counts.astype(np.int64), (0, 0, 0), (0, 0, 0), (4, 4, 4), 1)
     with pytest.raises(KernelError, match="contiguous"):
         seeds.find(np.zeros((4, 4, 8), np.int32)[:, :, ::2], (0, 0, 0), (0, 0, 0), (4, 4, 4), 1)
+    with pytest.raises(KernelError, match=r"three axes \(z, y, x\), got shape \(4, 4\)"):
+        seeds.find(counts[0], (0, 0, 0), (0, 0, 0), (4, 4, 4), 1)
+    with pytest.raises(KernelError, match="n_threads of at least 0, got -1"):
+        seeds.find(counts, (0, 0, 0), (0, 0, 0), (4, 4, 4), -1)
     assert len(seeds) == 0
+
+
+def test_bad_histograms_are_not_painted():
+    seeds = kernels.MaskSeeds3D((4, 4, 4))
+    counts = np.zeros((4, 4, 4), np.int32)
+    read_only = counts.copy()
+    read_only.flags.writeable = False
+    for bad, message in (
+        (counts.astype(np.int64), "int32"),
+        (counts.tolist(), "int32"),
+        (np.zeros((4, 4, 8), np.int32)[:, :, ::2], "contiguous"),
+        (read_only, "can be written"),
+        (counts[0], "three axes"),
+    ):
+        with pytest.raises(KernelError, match=message):
+            seeds.paint(bad, (0, 0, 0), 1)
+    with pytest.raises(KernelError, match="n_threads of at least 0, got -1"):
+        seeds.paint(counts, (0, 0, 0), -1)
+
+
+@pytest.mark.parametrize("count", [-1, -(2**31)])
+def test_negative_counts_are_refused(count):
+    """They would be taken for masks that were painted."""
+    seeds = kernels.MaskSeeds3D((4, 4, 4))
+    counts = np.zeros((4, 4, 4), np.int32)
+    counts[3, 3, 3] = count
+    with pytest.raises(DataError, match="counts of at least 0"):
+        seeds.find(counts, (0, 0, 0), (0, 0, 0), (4, 4, 4), 1)
+    with pytest.raises(DataError, match="counts of at least 0"):
+        seeds.paint(counts, (0, 0, 0), 2)
+    assert counts[3, 3, 3] == count

@@ -110,10 +110,14 @@ void add(StarNms2D& self, const py::object& prob, const py::object& dist, const 
         });
 }
 
-py::tuple suppressed(const StarNms2D& self, float nms_thresh, std::int64_t max_pairs, const py::object& cancel,
-                     std::int32_t n_threads) {
+void check_threads(std::int32_t n_threads) {
     if (n_threads < 0)
         raise(CELLRT_ERROR_ARGUMENT, "expected n_threads of at least 0, got " + std::to_string(n_threads));
+}
+
+py::tuple suppressed(const StarNms2D& self, float nms_thresh, std::int64_t max_pairs, const py::object& cancel,
+                     std::int32_t n_threads) {
+    check_threads(n_threads);
     const auto* const flag = elements<std::int32_t>("cancel", cancel, {1});
     StarNms2D::Survivors found = without_gil(
         [&] { return self.survivors(nms_thresh, max_pairs, flag, n_threads); },
@@ -152,19 +156,24 @@ cellrt::Box window_at(const Triple& origin, const std::vector<py::ssize_t>& shap
 }
 
 std::vector<py::ssize_t> shape_of(const py::object& counts) {
-    std::vector<py::ssize_t> shape(3, 0);
-    if (!py::isinstance<py::array>(counts)) return shape;
+    if (!py::isinstance<py::array>(counts)) return {0, 0, 0};
     const auto array = py::reinterpret_borrow<py::array>(counts);
-    if (array.ndim() == 3) shape.assign(array.shape(), array.shape() + 3);
+    const std::vector<py::ssize_t> shape(array.shape(), array.shape() + array.ndim());
+    if (shape.size() != 3)
+        raise(CELLRT_ERROR_ARGUMENT, "expected counts of three axes (z, y, x), got shape " + shape_text(shape));
     return shape;
 }
 
+constexpr const char* negative_counts = "expected counts of at least 0, got negative ones";
+
 void find_seeds(MaskSeeds3D& self, const py::object& counts, const Triple& origin, const Triple& begin,
                 const Triple& end, std::int32_t n_threads) {
+    check_threads(n_threads);
     const std::vector<py::ssize_t> shape = shape_of(counts);
     const auto* const data = elements<std::int32_t>("counts", counts, shape);
     without_gil([&] { self.find(data, window_at(origin, shape), {begin, end}, n_threads); },
                 [&](std::int32_t status) -> std::string {
+                    if (status == CELLRT_ERROR_DATA) return negative_counts;
                     if (status == CELLRT_ERROR_CAPACITY) return "expected fewer than 2^31 seeds, got more: cut the volume";
                     return "expected a window of the volume with what is asked for in it, got origin " +
                            triple_text(origin) + ", shape " + shape_text(shape) + ", begin " + triple_text(begin) +
@@ -172,12 +181,17 @@ void find_seeds(MaskSeeds3D& self, const py::object& counts, const Triple& origi
                 });
 }
 
-void paint_seeds(MaskSeeds3D& self, py::array_t<std::int32_t>& counts, const Triple& origin, std::int32_t n_threads) {
+void paint_seeds(MaskSeeds3D& self, const py::object& counts, const Triple& origin, std::int32_t n_threads) {
+    check_threads(n_threads);
     const std::vector<py::ssize_t> shape = shape_of(counts);
     elements<std::int32_t>("counts", counts, shape);
-    std::int32_t* const data = counts.mutable_data();
+    auto array = py::reinterpret_borrow<py::array_t<std::int32_t>>(counts);
+    if (!array.writeable())
+        raise(CELLRT_ERROR_ARGUMENT, "expected counts that can be written, got a read-only array: copy it");
+    std::int32_t* const data = array.mutable_data();
     without_gil([&] { self.paint(data, window_at(origin, shape), n_threads); },
-                [&](std::int32_t) {
+                [&](std::int32_t status) -> std::string {
+                    if (status == CELLRT_ERROR_DATA) return negative_counts;
                     return "expected a window of the volume, got origin " + triple_text(origin) + " and shape " +
                            shape_text(shape);
                 });
@@ -201,7 +215,7 @@ PYBIND11_MODULE(_engine, module, py::mod_gil_not_used()) {
         .def(py::init(&create_seeds), py::arg("shape"))
         .def("find", &find_seeds, py::arg("counts"), py::arg("origin"), py::arg("begin"), py::arg("end"),
              py::arg("n_threads"), "Keep the seeds of a part of a window.")
-        .def("paint", &paint_seeds, py::arg("counts").noconvert(), py::arg("origin"), py::arg("n_threads"),
+        .def("paint", &paint_seeds, py::arg("counts"), py::arg("origin"), py::arg("n_threads"),
              "Replace the counts of a window by the masks that bins belong to.")
         .def("__len__", [](const MaskSeeds3D& self) {
             const py::gil_scoped_release released;

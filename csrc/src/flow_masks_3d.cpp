@@ -264,6 +264,15 @@ Histogram histogram_of(std::int32_t* counts, const Box& window) {
     return {counts, window.end[0] - window.begin[0], window.end[1] - window.begin[1], window.end[2] - window.begin[2], 0};
 }
 
+// Refuses counts that are negative: in a histogram that is painted these are masks.
+void require_counts(const Histogram& histogram, int n_threads) {
+    parallel_for(histogram.n_z * histogram.plane(), voxels_per_grain, n_threads, [&](std::int64_t begin, std::int64_t end) {
+        int n_negative = 0;
+        for (std::int64_t bin = begin; bin < end; ++bin) n_negative |= histogram.counts[bin] < 0;
+        require(n_negative == 0, CELLRT_ERROR_DATA);
+    });
+}
+
 // Where a seed of a window lies in the volume: z, y, x.
 std::array<std::int64_t, 3> place_of(const Histogram& histogram, const Seed& seed, const Box& window) {
     const std::int64_t row = seed.bin / histogram.n_x;
@@ -326,6 +335,7 @@ void MaskSeeds3D::find(const std::int32_t* counts, const Box& window, const Box&
     }
     // It is only read from here.
     const Histogram histogram = histogram_of(const_cast<std::int32_t*>(counts), window);
+    require_counts(histogram, n_threads);
     std::vector<Seed> found = find_seeds(histogram, n_threads);
     const auto is_elsewhere = [&](Seed& seed) {
         const std::array<std::int64_t, 3> place = place_of(histogram, seed, window);
@@ -343,8 +353,9 @@ void MaskSeeds3D::find(const std::int32_t* counts, const Box& window, const Box&
 void MaskSeeds3D::paint(std::int32_t* counts, const Box& window, int n_threads) {
     const std::lock_guard<std::mutex> lock(mutex_);
     require_window(window);
-    rank();
     const Histogram histogram = histogram_of(counts, window);
+    require_counts(histogram, n_threads);
+    rank();
     // Those in the planes of the window lie together; then in the order in which they are painted.
     const std::int64_t plane = sides_[1] * sides_[2];
     const auto before = [](const Seed& seed, std::int64_t bin) { return seed.bin < bin; };

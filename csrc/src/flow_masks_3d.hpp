@@ -21,7 +21,7 @@ struct Box {
 };
 
 // The seeds of flow_masks_3d() for a volume whose histogram comes window by window: first all are found, then the bins of
-// each are painted. The bins are those of the whole volume, of which each holds how many voxels ended there.
+// each are painted. The bins are those of the whole volume, of which each holds how many voxels ended there, 0 or more.
 //
 // Any thread may call any function; calls on one object wait for each other. All throw Failure.
 class MaskSeeds3D {

@@ -93,13 +93,17 @@ class MaskSeeds3D:
         ------
         CapacityError
             There would be 2^31 seeds.
+        DataError
+            A count is negative.
         KernelError
-            The window is not in the volume or the part not in the window, or the array has another dtype or shape.
+            The window is not in the volume or the part not in the window, `n_threads` is negative, or the array has
+            another dtype or shape.
         """
 
     def paint(self, counts: NDArray[np.int32], origin: tuple[int, int, int], n_threads: int) -> None:
         """Replace the counts of a window by the number of the mask that each bin belongs to, in place; 0 for none.
 
         Masks are numbered in the order of painting: that of `len(self)` covers all others. Within `PAINT_MARGIN` of
-        where the volume goes on, the numbers mean nothing. Parameters and errors as of `find`.
+        where the volume goes on, the numbers mean nothing. Parameters and errors as of `find`;
+        counts that cannot be written are a `KernelError`, too.
         """
