@@ -15,7 +15,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t siz
     const auto grid = static_cast<std::int32_t>(input.between(1, 4));
     std::vector<std::int32_t> faces(3 * static_cast<std::size_t>(n_faces));
     for (std::int32_t& ray : faces) ray = static_cast<std::int32_t>(input.between(0, n_rays - 1));
-    const std::vector<float> rays = input.numbers(3 * n_rays, -1, 2);
+    std::vector<float> rays = input.numbers(3 * n_rays, -1, 2);
+    // As many as that have the direction of the first: faces between them are flat.
+    const auto n_alike = static_cast<std::size_t>(input.between(1, n_rays));
+    for (std::size_t i = 3; i < 3 * n_alike; ++i) rays[i] = rays[i % 3];
     const std::vector<float> maps = input.numbers((1 + n_rays) * n_z * n_y * n_x, -1, 12);
 
     std::int64_t n = -1;
