@@ -381,6 +381,10 @@ def test_bad_sinks_are_refused_before_any_work(toy, tmp_path):
         ({"scale": -1}, "expected scale"),
         ({"scale": 1e-9}, "expected a rescaled image with sides"),
         ({"normalize": (1, 2, 3)}, "expected normalize"),
+        ({"max_candidates": 0}, "expected max_candidates from 1 to 4294967295, a whole number, got 0"),
+        ({"max_candidates": 2.5}, "a whole number, got 2.5"),
+        ({"max_candidates": None}, "a whole number, got None"),
+        ({"max_candidates": 2**32}, "a whole number, got 4294967296"),
     ],
 )
 def test_bad_options_are_refused(toy, options, message):

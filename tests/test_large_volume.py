@@ -427,8 +427,10 @@ def test_a_disk_that_is_too_small_is_refused_before_any_work(model, tmp_path, mo
         ({"normalize": (1, 2, 3)}, "expected normalize"),
         ({"mode": "fast"}, "expected mode to be one of full, kernel, hull, bbox, got 'fast'"),
         ({"overlap_label": 1.5}, "expected overlap_label as a whole number"),
-        ({"max_candidates": 0}, "expected max_candidates from 1 to 4194304, got 0"),
-        ({"max_candidates": 10**8}, "expected max_candidates from 1 to 4194304, got 100000000"),
+        ({"max_candidates": 0}, "expected max_candidates from 1 to 4194304, a whole number, got 0"),
+        ({"max_candidates": 10**8}, "expected max_candidates from 1 to 4194304, a whole number, got 100000000"),
+        ({"max_candidates": 2.5}, "a whole number, got 2.5"),
+        ({"max_candidates": "9"}, "a whole number, got '9'"),
     ],
 )
 def test_bad_options_are_refused(model, options, message):

@@ -69,6 +69,12 @@ def test_tiles_in_any_order_give_the_whole(seed, grid, height, width, counts, n_
     assert_identical(collected(head, maps, shape, tiles, lambda tiles: rng.permutation(np.array(tiles, object))), whole)
 
 
+@pytest.mark.parametrize(("maps", "shape"), [((9, 7), (7, 7)), ((9, 7, 7), (7, 7, 7)), ((9, 1, 7, 7), (7, 7))])
+def test_maps_of_other_axes_are_refused(maps, shape):
+    with pytest.raises(CellrtError, match="expected maps of 3 axes, channels first, and shape of 2, got maps"):
+        star.decode(np.zeros(maps, np.float32), spec(), shape=shape)
+
+
 def test_border_and_threshold_rules():
     head = spec(grid=(1, 1), nms_thresh=1.0)
     maps = np.full((9, 7, 7), 0.75, np.float32)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cellrt.heads import star
-from cellrt.heads.candidates import threshold
+from cellrt.heads.candidates import candidate_limit, threshold
 from cellrt.image import as_image, as_volume
 from cellrt.instances import Instances
 from cellrt.manifest import StarSpec
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 # A full-width StarDist network needs about 0.25 kB per pixel that it reads at once: 1.1 GB. Smaller tiles need less
 # memory, but compute their halos more often.
 MAX_TILE_PIXELS = 4_400_000
+_MOST_CANDIDATES = 2**32 - 1  # that suppression can number
 
 _factors = partial(factors, n_axes=2)
 
@@ -206,6 +207,7 @@ class StarModel(AnyStarModel[StarSpec]):
         if stitch_threshold is not None:
             checked_threshold(stitch_threshold)
             refuse_tiles(tile_pixels=tile_pixels)
+        max_candidates = candidate_limit(max_candidates, _MOST_CANDIDATES)
         head, limit = self.head, self._memory
         most = MAX_TILE_PIXELS
         if limit is not None:

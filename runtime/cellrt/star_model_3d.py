@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cellrt.errors import CellrtError
 from cellrt.heads import star_3d
+from cellrt.heads.candidates import candidate_limit
 from cellrt.image import as_volume
 from cellrt.instances import Instances
 from cellrt.manifest import Star3DSpec, triple
@@ -207,8 +207,7 @@ class StarModel3D(AnyStarModel[Star3DSpec]):
         from cellrt.large.source import require_tile_pixels
 
         head, spec, limit = self.head, self.manifest.tile, self._memory
-        if isinstance(max_candidates, bool) or not 1 <= max_candidates <= star_3d.MAX_CANDIDATES:
-            raise CellrtError(f"expected max_candidates from 1 to {star_3d.MAX_CANDIDATES}, got {max_candidates!r}")
+        max_candidates = candidate_limit(max_candidates, star_3d.MAX_CANDIDATES)
         memory = self.manifest.memory
         most = int(_LARGE_TILE_BYTES / (_BYTES_PER_VOXEL if memory is None else memory.bytes_per_pixel))
         if limit is not None:

@@ -78,7 +78,12 @@ class AnyCollector(ABC, Generic[Spec]):
         threads: int,
     ) -> Self:
         """All candidates of the maps of a whole padded image; thresholds of None are those of `spec`."""
-        sides = maps.shape[1:]
+        sides, n_axes = maps.shape[1:], len(spec.grid)
+        if not len(sides) == len(shape) == n_axes:
+            raise CellrtError(
+                f"expected maps of {1 + n_axes} axes, channels first, and shape of {n_axes}, got maps {maps.shape} and "
+                f"shape {tuple(shape)}"
+            )
         collector = cls(
             spec,
             shape=shape,
@@ -88,7 +93,7 @@ class AnyCollector(ABC, Generic[Spec]):
             threads=threads,
         )
         window = tuple(edge for side in sides for edge in (0, side))
-        collector.add(np.ascontiguousarray(maps), origin=(0,) * len(sides), window=window)
+        collector.add(np.ascontiguousarray(maps), origin=(0,) * n_axes, window=window)
         return collector
 
     @abstractmethod
@@ -177,6 +182,13 @@ class AnyCollector(ABC, Generic[Spec]):
             f"raise prob_thresh, or segment the {self._words[0]} in parts",
             status,
         )
+
+
+def candidate_limit(value: int, most: int) -> int:
+    """The value, if it is a number of candidates up to the most that can be, or an error."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 1 <= value <= most:
+        raise CellrtError(f"expected max_candidates from 1 to {most}, a whole number, got {value!r}")
+    return int(value)
 
 
 def threshold(name: str, value: float) -> float:
