@@ -10,12 +10,14 @@ from cellrt.kernels.native import (
     ERROR_ARGUMENT,
     ERROR_CAPACITY,
     MAX_INT32,
+    MAX_SIDE,
     _engine,
     _kernels,
     cancellable,
     check_array,
     check_status,
     thread_count,
+    triple,
     whole_number,
 )
 
@@ -110,9 +112,10 @@ def flow_follow_window_3d(
     n_threads, n_iter = thread_count(threads), whole_number("n_iter", n_iter, 0, MAX_INT32)
     if np.isnan(cellprob_threshold):
         raise KernelError("expected cellprob_threshold to be a number, got NaN", ERROR_ARGUMENT)
-    sides, corner, box = (np.array(values, np.int64).reshape(-1) for values in (volume, origin, keep))
-    if len(corner) != 3 or len(box) != 6:
-        raise KernelError(f"expected origin and keep of three axes, got {origin!r} and {keep!r}", ERROR_ARGUMENT)
+    corner, box = (
+        np.array(numbers, np.int64) for numbers in (triple("origin", origin, -MAX_SIDE, MAX_SIDE), _edges(keep))
+    )
+    sides = np.array(volume, np.int64)
     status, n = _kernels.count_flow_follow_window_3d(flow, cellprob, sides, corner, box, cellprob_threshold, n_threads)
     voxels, positions = np.empty(n, np.int64), np.empty((n, 3), np.float32)
     if status == ERROR_CAPACITY:
@@ -171,6 +174,16 @@ def flow_masks_3d(
         raise KernelError(f"expected voxels ascending inside {labels.shape}, got others", status)
     check_status(status, "flow_masks_3d", "finite positions, got NaN or infinity")
     return labels, n_labels
+
+
+def _edges(keep: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]) -> list[int]:
+    """Begin and end of each axis in turn."""
+    try:
+        (z_begin, z_end), (y_begin, y_end), (x_begin, x_end) = keep
+    except (TypeError, ValueError):
+        raise KernelError(f"expected keep as (begin, end) of three axes, got {keep!r}", ERROR_ARGUMENT) from None
+    edges = z_begin, z_end, y_begin, y_end, x_begin, x_end
+    return [whole_number(f"keep[{i // 2}][{i % 2}]", edge, -MAX_SIDE, MAX_SIDE) for i, edge in enumerate(edges)]
 
 
 def _check_sides(name: str, shape: tuple[int, ...]) -> None:
