@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -269,6 +270,51 @@ def test_an_interrupted_run_continues(model, volume, small, tmp_path, monkeypatc
         assert not calls
     elif count >= 7:
         assert 0 < found.n_resumed < found.n_tiles
+
+
+class Killed(BaseException):
+    """A process that is gone: nothing it would do on its way out is done."""
+
+
+@pytest.mark.parametrize("count", range(8))
+def test_a_run_that_was_killed_while_it_renamed_continues(model, volume, small, tmp_path, monkeypatch, count):
+    """No planes are added twice, whichever rename was the last; some of an earlier slab's sums may be in the file."""
+    expected = model.segment(volume, do_3D=True)
+    sink, rename, left = tmp_path / "labels.tif", os.replace, [12 + count]
+
+    def replace(*paths: Any) -> None:
+        left[0] -= 1
+        if left[0] < 0:  # nor is anything put back
+            raise Killed
+        rename(*paths)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        patch.setattr("cellrt.write.whole.remove", lambda paths: None)
+        with pytest.raises(Killed):
+            model.segment_large(volume, sink, do_3D=True)
+    found = model.segment_large(volume, sink, do_3D=True)
+    assert 0 < found.n_resumed < found.n_tiles
+    tifffile = pytest.importorskip("tifffile")
+    np.testing.assert_array_equal(tifffile.imread(sink), expected.labels)
+    assert list(tmp_path.iterdir()) == [sink]
+
+
+@pytest.mark.parametrize("damage", ["marker", "sums", "pending"])
+def test_damaged_work_folders_are_refused(model, volume, small, tmp_path, monkeypatch, damage):
+    sink, folder = tmp_path / "labels.tif", tmp_path / "labels.tif.progress"
+    with monkeypatch.context() as patch:
+        patch.setattr(Bricks, "sync", stop_after(7, Bricks.sync))  # six slabs are added, of one it is not known
+        with pytest.raises(InterruptedError_):
+            model.segment_large(volume, sink, do_3D=True)
+    if damage == "marker":
+        (folder / "tile_000002.npz").unlink()
+    else:
+        path = folder / "sums.bricks" if damage == "sums" else max(folder.glob("tile_*"))
+        with path.open("r+b") as file:
+            file.truncate(1000)
+    with pytest.raises(FileError, match="remove the folder"):
+        model.segment_large(volume, sink, do_3D=True)
 
 
 def test_lost_sums_are_noticed(model, volume, small, tmp_path, monkeypatch):

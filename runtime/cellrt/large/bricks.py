@@ -40,7 +40,7 @@ class Bricks:
         Sides (z, y, x) in voxels.
     dtype : numpy.dtype
     keep : bool
-        Open what is there, if it has the right size; or else a file of zeros takes its place.
+        Open the file that is there; else it becomes one of zeros.
     """
 
     def __init__(self, path: Path, n_channels: int, shape: Triple, dtype: DTypeLike, *, keep: bool = False) -> None:
@@ -50,9 +50,14 @@ class Bricks:
         self._brick_bytes = n_channels * SIDE**3 * self._dtype.itemsize
         n_bytes = math.prod(self._grid) * self._brick_bytes
         with self._explained():
-            if not (keep and path.exists() and path.stat().st_size == n_bytes):
+            if not keep:
                 with path.open("wb") as file:
                     file.truncate(n_bytes)
+            elif path.stat().st_size != n_bytes:
+                raise FileError(
+                    f"expected {n_bytes} bytes in {path}, as an earlier run left it, got {path.stat().st_size}; remove "
+                    "the folder to start anew"
+                )
             self._file = path.open("r+b", buffering=0)
 
     def read(self, *spans: Span) -> NDArray[Any]:

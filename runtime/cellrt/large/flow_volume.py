@@ -91,16 +91,19 @@ def segment(
         folder = journal.folder
         _require_room(folder, n_channels, shape, scaled_shape, decoded_shape)
         scaling = scaling_of(image, run.normalize, journal, threads=run.threads)
-        sums = _sums(journal, len(slabs), scaled_shape)
-        n_resumed = sum(journal.read(index) is not None for index in range(len(slabs)))
+        n_resumed = _n_added(journal, len(slabs))
+        sums = _sums(journal, scaled_shape, keep=n_resumed > 0)
+        marker = len(slabs)  # after it what is pending for each slab
+        for index in range(n_resumed):
+            journal.drop(marker + 1 + index)
+            step()
         if n_resumed < len(slabs):
-            seen = _seen(image, scaled_shape, scaling, run, journal, marker=len(slabs))
-            for index, slab in enumerate(slabs):
-                _add(index, *slab, seen=seen, sums=sums, network=network, journal=journal)
+            seen = _seen(image, scaled_shape, scaling, run, journal, marker=marker)
+            for index, slab in enumerate(slabs[n_resumed:], n_resumed):
+                pending = marker + 1 + index
+                _add(index, *slab, seen=seen, sums=sums, network=network, journal=journal, pending=pending)
                 step()
             seen.remove()
-        else:
-            n_done = len(slabs)
         maps = _resized(sums, decoded_shape, "maps", threads=run.threads)
         masks = flow_masks.decode(maps, run.decoding, shape=shape, folder=folder, step=step)
         out.write(masks.labels)
@@ -148,14 +151,26 @@ def _require_room(folder: Path, n_channels: int, shape: Triple, scaled: Triple, 
     require_space(folder / "sums.bricks", max(0, needed - taken))
 
 
-def _sums(journal: Journal, n_slabs: int, shape: Triple) -> Bricks:
+def _n_added(journal: Journal, n_slabs: int) -> int:
+    """How many slabs an earlier run added to the sums; it took one after the other."""
+    n_added = sum(journal.holds(index) for index in range(n_slabs))
+    missing = [index for index in range(n_added) if not journal.holds(index)]
+    if missing:  # nobody knows what the sums hold
+        raise FileError(
+            f"expected tile {missing[0]} in {journal.folder}, got later ones without it: somebody removed it; remove "
+            "the folder to start anew"
+        )
+    return n_added
+
+
+def _sums(journal: Journal, shape: Triple, *, keep: bool) -> Bricks:
     """The file of what the network said so far."""
     path = journal.folder / "sums.bricks"
-    if not path.exists() and any(journal.read(index) is not None for index in range(n_slabs)):
+    if keep and not path.exists():
         raise FileError(
             f"expected {path} beside what an earlier run finished, got none; remove the folder to start anew"
         )
-    return Bricks(path, _N_MAPS, shape, np.float32, keep=True)
+    return Bricks(path, _N_MAPS, shape, np.float32, keep=keep)
 
 
 def _seen(
@@ -164,7 +179,7 @@ def _seen(
     """The volume as the network sees it, normalised and resized; from an earlier run if that wrote all of it."""
     n_channels, depth, height, width = image.shape
     path = journal.folder / "seen.bricks"
-    if journal.read(marker) is not None and path.exists():
+    if journal.holds(marker) and path.exists():
         return Bricks(path, n_channels, shape, np.float32, keep=True)
     is_resized = shape != (depth, height, width)
     volume = Bricks(
@@ -201,26 +216,34 @@ def _add(
     sums: Bricks,
     network: Callable[[NDArray[np.float32]], NDArray[np.float32]],
     journal: Journal,
+    pending: int,
 ) -> None:
     """Add what the network says of some planes across an axis to the sums.
 
-    They are kept in the journal first, and put into the file from there: what was added once is never added again.
+    The new sums are kept in the journal first, and put into the file from there, so that nothing is added twice: until
+    tile `index` says that they are in the file, they are in tile `pending`. No file of these takes another's place.
     """
     spans = tuple(span if other == axis else (0, side) for other, side in enumerate(seen.shape))
-    stored = journal.read(index)
-    if stored is None:
+    if journal.holds(pending):
+        stored = journal.read(pending)
+        if stored is None:  # some of it may be in the sums
+            raise FileError(
+                f"expected what an earlier run noted in {journal.folder}, got a damaged tile {pending}; remove the "
+                "folder to start anew"
+            )
+        total = stored["sums"]
+    else:
         planes = np.ascontiguousarray(np.moveaxis(seen.read(*spans), axis + 1, 1))
         total = sums.read(*spans)
         of_planes = np.moveaxis(total, axis + 1, 1)
         first, second = (other for other in range(3) if other != axis)
         for channel, values in zip((first, second, 3), network(planes), strict=True):
             of_planes[channel] += values
-        stored = {"sums": total}
-        journal.write(index, compress=False, **stored)
-    if "sums" in stored:
-        sums.write(stored["sums"], *(begin for begin, _ in spans))
-        sums.sync()
-        journal.write(index, compress=False)
+        journal.write(pending, compress=False, sums=total)
+    sums.write(total, *(begin for begin, _ in spans))
+    sums.sync()
+    journal.write(index, compress=False)
+    journal.drop(pending)
 
 
 def _resized(volume: Bricks, shape: Triple, name: str, *, threads: int) -> Bricks:

@@ -89,11 +89,30 @@ class Journal:
             _log.warning("%s is damaged (%s): the tile is computed again", path, error)
             return None
 
+    def holds(self, tile: int) -> bool:
+        """Whether a tile was kept, without reading it."""
+        return self._path(tile).exists()
+
     def write(self, tile: int, *, compress: bool, **arrays: NDArray[Any]) -> None:
-        """Keep the arrays of a finished tile; `FileError` if the disk is full, and the run can go on later."""
+        """Keep the arrays of a finished tile, so that they would survive a power failure.
+
+        `FileError` if the disk is full, and the run can go on later.
+        """
         save = np.savez_compressed if compress else np.savez
         with replacing([self._path(tile)]) as (file,):
             save(file, **arrays)  # type: ignore[arg-type]  # numpy's stubs take the names for its own options
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(OSError):  # where folders cannot be opened
+            folder = os.open(self.folder, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+    def drop(self, tile: int) -> None:
+        """Forget a tile."""
+        self._path(tile).unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Remove the folder with all that this class writes there; what else there may be stays."""
