@@ -74,6 +74,8 @@ def check(model: cellrt.FlowModel, volume: NDArray[Any], **options: Any) -> int:
         ({"diameter": 11.0}, 4),
         ({"diameter": 21.0, "resample": False, "tiles": "large"}, 4),
         ({"flow3D_smooth": (0.5, 1, 0)}, 4),
+        ({"flow3D_smooth": (0, 0, 2), "anisotropy": 1.4}, 4),
+        ({"flow3D_smooth": 1, "diameter": 21.0, "resample": False}, 4),
         ({"niter": 7, "min_size": 0, "cellprob_threshold": 1.0}, 4),
         ({"min_size": 1000, "normalize": (5, 95)}, 3),
         ({"normalize": Normalize99Spec(lowhigh=(0.1, 1.2)), "invert": False}, 4),
@@ -112,7 +114,6 @@ def decoded(
     stored.write(maps, 0, 0, 0)
     usual: dict[str, Any] = {
         "steps": 60,
-        "flow_smooth": (0.0, 0.0, 0.0),
         "cellprob_threshold": 0.0,
         "min_size": 15,
         "max_size_fraction": 0.4,
@@ -218,6 +219,56 @@ def test_voxels_that_cannot_be_followed_are_counted(tmp_path, small, monkeypatch
         labels, _ = decoded(maps, tmp_path, reach=1)
     assert "voxels belong to no object" in caplog.text
     assert 0 < np.count_nonzero(labels) < np.count_nonzero(whole(maps).labels)
+
+
+def test_windows_grow_as_far_as_memory_is_meant_for(tmp_path, small, monkeypatch):
+    """Not only by doubling: where twice the reach would be too much, there may be enough in between."""
+    maps = maps_of(5, holes=0, radius=14, shape=(30, 60, 60))
+    expected = whole(maps)
+    monkeypatch.setattr(flow_masks, "_MOST_VOXELS", 30 * 50 * 52)
+    read, largest = Bricks.read, [0]
+
+    def counted(self: Bricks, *spans: Any) -> Any:
+        values = read(self, *spans)
+        largest[0] = max(largest[0], values[0].size if self.path.name == "maps.bricks" else 0)
+        return values
+
+    monkeypatch.setattr(Bricks, "read", counted)
+    labels, _ = decoded(maps, tmp_path, reach=10)
+    np.testing.assert_array_equal(labels, expected.labels)
+    assert largest[0] <= 30 * 50 * 52
+
+
+def test_smoothing_takes_no_more_memory_the_wider_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(flow_volume, "_SLAB", 1 << 20)
+    maps = maps_of(0, holes=0, shape=(40, 60, 70))
+    stored = Bricks(tmp_path / "maps.bricks", 4, maps.shape[1:], np.float32)
+    stored.write(maps, 0, 0, 0)
+    read, largest = Bricks.read, [0]
+
+    def counted(self: Bricks, *spans: Any) -> Any:
+        values = read(self, *spans)
+        largest[0] = max(largest[0], values.size)
+        return values
+
+    monkeypatch.setattr(Bricks, "read", counted)
+    out = flow_volume._smoothed(stored, (9.0, 0.0, 12.0))
+    assert largest[0] < maps.size // 3
+    smooth = out.read(*((0, side) for side in out.shape))
+    expected = np.stack([flow_3d.smoothed(component, (9.0, 0.0, 12.0)) for component in maps[:3]])
+    np.testing.assert_array_equal(smooth, np.concatenate([expected, maps[3:]]))
+
+
+def test_space_is_counted_where_files_do_not_tell_their_blocks(model, volume, small, tmp_path, monkeypatch):
+    """As on Windows."""
+    sink = tmp_path / "labels.tif"
+    with monkeypatch.context() as patch:
+        patch.setattr(flow_masks, "_ends", stop_after(0, flow_masks._ends))
+        with pytest.raises(InterruptedError_):
+            model.segment_large(volume, sink, do_3D=True)
+    stat = Path.stat
+    monkeypatch.setattr(Path, "stat", lambda *args, **options: os.stat_result(tuple(stat(*args, **options))[:10]))
+    assert model.segment_large(volume, sink, do_3D=True).n_resumed
 
 
 # ---- Interruptions ------------------------------------------------------------------------------------------------

@@ -138,9 +138,9 @@ class LargeFlow:
                 normalize=self.normalize,
                 rescaled=lambda shape: self.runner.volume_shape(shape, option),
                 resample=option.resample,
+                flow_smooth=flow_3d.checked_smoothing(smoothing),
                 decoding=flow_masks.Decoding(
                     steps=self.decoding["niter"] or self.runner.steps(self.runner.rescale(self._diameter), option),
-                    flow_smooth=flow_3d.checked_smoothing(smoothing),
                     cellprob_threshold=float(self.head.cellprob_threshold if limit is None else limit),
                     min_size=self._min_size,
                     max_size_fraction=float(self.decoding["max_size_fraction"]),

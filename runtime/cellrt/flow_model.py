@@ -227,15 +227,15 @@ class FlowModel(Model):
         With ``do_3D=True``, the cells are those of `segment` on the whole volume, and numbered as there: the network
         sees whole planes, what it says of the volume is kept in a file, and all that follows is done in blocks that
         know as much of their surroundings as they need. Two differences: an object that is longer than `halo` along an
-        axis keeps its cavities, and voxels from which the flow leads hundreds of voxels away belong to no object (a
-        warning says how many). Interrupted, the same call continues at the last finished planes.
+        axis keeps its cavities, and voxels from which the flow leads more than 97 voxels away may belong to no object
+        (a warning says how many). Interrupted, the same call continues at the last finished planes.
 
         Memory at the peak, beside 0.1 GB for the program and the model: 0.4 GB for the network (CPnet), 100 bytes per
         pixel of a tile, 128 MB of labels and 100 bytes per object. Of a stack: a plane for a tile, 256 MB for slabs of
         planes, 80 MB per channel for percentiles, 100 bytes per object, and four per object in a plane; where equal
         parts of an object close a ring in many planes in a row, these planes at once, 20 bytes per voxel. With `do_3D`
-        0.3 GB for planes or, if that is more, 70 bytes per pixel of the largest one; then 0.6 GB and 200 bytes per
-        object.
+        0.3 GB for planes or, if that is more, 70 bytes per pixel of the largest one; then 0.6 GB, 1.1 GB where flows
+        lead far, and 200 bytes per object.
 
         Parameters
         ----------
@@ -271,8 +271,9 @@ class FlowModel(Model):
             where halos are wide. Not of a stack or a volume.
         work : str or Path, optional
             Folder where finished tiles or planes are kept until the run succeeds, about a byte per pixel; with `do_3D`
-            28 bytes per voxel and 4 per channel, more if the volume is resized. Default: for a path,
-            ``<sink>.progress``; for an array a temporary one, so that an interrupted run begins anew.
+            28 bytes per voxel and 4 per channel, 16 more if the flow is smoothed, and more if the volume is resized.
+            Default: for a path, ``<sink>.progress``; for an array a temporary one, so that an interrupted run begins
+            anew.
         progress : callable, optional
             Called with the numbers of finished and of all tiles, or planes, after each.
 

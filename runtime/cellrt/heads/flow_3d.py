@@ -118,12 +118,6 @@ def checked_smoothing(flow_smooth: Smoothing) -> tuple[float, float, float]:
     return z, y, x
 
 
-def smoothing_reach(sigmas: tuple[float, float, float]) -> tuple[int, int, int]:
-    """How far, in voxels of z, y and x, the values lie that `smoothed` takes into account."""
-    z, y, x = (int(_TRUNCATE * sigma + 0.5) for sigma in sigmas)
-    return z, y, x
-
-
 def smoothed(values: NDArray[np.float32], sigmas: tuple[float, float, float]) -> NDArray[np.float32]:
     """Bit for bit `scipy.ndimage.gaussian_filter(values, sigmas)` of a volume (Z, Y, X), float32."""
     for axis, sigma in enumerate(sigmas):
@@ -134,7 +128,7 @@ def smoothed(values: NDArray[np.float32], sigmas: tuple[float, float, float]) ->
 
 def _smoothed_along(values: NDArray[np.float32], sigma: float, axis: int) -> NDArray[np.float32]:
     """Along one axis, in double precision and in scipy's order: the middle, then pairs from the outermost inwards."""
-    radius = max(smoothing_reach((sigma, 0, 0)))
+    radius = int(_TRUNCATE * sigma + 0.5)
     weights = np.exp(-0.5 / (sigma * sigma) * np.arange(-radius, radius + 1) ** 2)
     weights /= weights.sum()
     source = np.moveaxis(values, axis, 0)

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from cellrt import kernels
 from cellrt.errors import CellrtError, DataError
 from cellrt.heads.flow import NOT_FINITE, probability
-from cellrt.heads.flow_3d import smoothed, smoothing_reach
 from cellrt.large import bricks
 from cellrt.large.bricks import Bricks, Triple
 from cellrt.large.cavities import CavityFiller, occurring
@@ -44,7 +43,6 @@ class Decoding:
     """How maps become labels; units and defaults are those of `heads.flow_3d.decode`."""
 
     steps: int
-    flow_smooth: tuple[float, float, float]
     cellprob_threshold: float
     min_size: int
     max_size_fraction: float
@@ -131,24 +129,15 @@ def _ends(maps: Bricks, spans: Spans, decoding: Decoding) -> tuple[NDArray[np.in
     At last how many it carries out of reach.
     """
     shape, reach = maps.shape, min(decoding.reach, (_WINDOW - _SMALLEST_BLOCK) // 2)
-    extra = smoothing_reach(decoding.flow_smooth)
     while True:
         window = _around(spans, reach, shape)
-        wider = tuple(
-            (max(0, begin - more), min(side, end + more))
-            for (begin, end), more, side in zip(window, extra, shape, strict=True)
-        )
-        values = maps.read(*wider)
-        inside = tuple(slice(begin - low, end - low) for (begin, end), (low, _) in zip(window, wider, strict=True))
-        flow, cellprob = values[:3], np.ascontiguousarray(values[3][inside])
-        if any(decoding.flow_smooth):
-            flow = np.stack([smoothed(component, decoding.flow_smooth)[inside] for component in flow])
+        values = maps.read(*window)
         origin, _ = _corners(window)
         keep = tuple((begin - low, end - low) for (begin, end), low in zip(spans, origin, strict=True))
         try:
             voxels, positions = kernels.flow_follow_window_3d(
-                np.ascontiguousarray(flow),
-                cellprob,
+                values[:3],
+                values[3],
                 volume=shape,
                 origin=origin,
                 keep=(keep[0], keep[1], keep[2]),
@@ -159,15 +148,23 @@ def _ends(maps: Bricks, spans: Spans, decoding: Decoding) -> tuple[NDArray[np.in
         except DataError:
             raise CellrtError(NOT_FINITE) from None
         is_lost = np.isnan(positions[:, 0])
-        larger = _around(spans, 2 * reach, shape)
-        if not is_lost.any() or math.prod(end - begin for begin, end in larger) > _MOST_VOXELS:
+        wider = _wider(spans, reach, shape)
+        if not is_lost.any() or wider == reach:
             break
-        reach *= 2
-    place = np.stack(np.unravel_index(voxels[~is_lost], cellprob.shape), axis=-1)
+        reach = wider
+    place = np.stack(np.unravel_index(voxels[~is_lost], values.shape[1:]), axis=-1)
     begins, ends = np.array(keep).T
     of_block = np.ravel_multi_index((place - begins).T, tuple(ends - begins))
     bins = np.clip(positions[~is_lost].astype(np.int64), 0, np.array(shape) - 1)
     return of_block, bins, int(np.count_nonzero(is_lost))
+
+
+def _wider(spans: Spans, reach: int, shape: Triple) -> int:
+    """Up to twice the reach, as far as the window does not become too large."""
+    for wider in range(2 * reach, reach, -1):
+        if math.prod(end - begin for begin, end in _around(spans, wider, shape)) <= _MOST_VOXELS:
+            return wider
+    return reach
 
 
 def _count(counts: Bricks, bins: NDArray[np.int64]) -> None:

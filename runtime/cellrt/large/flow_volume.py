@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from cellrt import kernels
 from cellrt.errors import FileError, ImageError
+from cellrt.heads.flow_3d import smoothed
 from cellrt.large import flow_masks
 from cellrt.large.bricks import SIDE, Bricks, Triple, n_bytes
 from cellrt.large.flow import require_parts, scaling_of
@@ -44,6 +45,7 @@ class VolumeRun:
     normalize: Normalize99Spec | None
     rescaled: Callable[[Triple], Triple]  # sides of the volume -> as the network sees it
     resample: bool
+    flow_smooth: tuple[float, float, float]
     decoding: flow_masks.Decoding
     threads: int
     options: dict[str, Any]  # whatever else the maps depend on, as JSON has it
@@ -89,7 +91,7 @@ def segment(
     with journal_for(sink, work, _key(image, manifest, run), scratch=True) as journal:
         assert journal is not None  # there is one in any case
         folder = journal.folder
-        _require_room(folder, n_channels, shape, scaled_shape, decoded_shape)
+        _require_room(folder, n_channels, shape, scaled_shape, decoded_shape, run)
         scaling = scaling_of(image, run.normalize, journal, threads=run.threads)
         n_resumed = _n_added(journal, len(slabs))
         sums = _sums(journal, scaled_shape, keep=n_resumed > 0)
@@ -105,6 +107,10 @@ def segment(
                 step()
             seen.remove()
         maps = _resized(sums, decoded_shape, "maps", threads=run.threads)
+        if any(run.flow_smooth):
+            unsmoothed, maps = maps, _smoothed(maps, run.flow_smooth)
+            if unsmoothed is not sums:
+                unsmoothed.remove()
         masks = flow_masks.decode(maps, run.decoding, shape=shape, folder=folder, step=step)
         out.write(masks.labels)
         for bricks in (sums, maps, *masks.files):
@@ -139,16 +145,23 @@ def _key(image: Source, manifest: Manifest, run: VolumeRun) -> dict[str, Any]:
     }
 
 
-def _require_room(folder: Path, n_channels: int, shape: Triple, scaled: Triple, decoded: Triple) -> None:
+def _require_room(
+    folder: Path, n_channels: int, shape: Triple, scaled: Triple, decoded: Triple, run: VolumeRun
+) -> None:
     """Refuse to begin what has no room for its files."""
     needed = n_bytes(n_channels, shape, np.float32) + n_bytes(_N_MAPS, scaled, np.float32)
     needed += n_bytes(n_channels, scaled, np.float32) if scaled != shape else 0
     needed += n_bytes(_N_MAPS, decoded, np.float32) if scaled != decoded else 0
+    needed += n_bytes(_N_MAPS, decoded, np.float32) if any(run.flow_smooth) else 0
     needed += flow_masks.n_bytes(decoded, shape)
-    present = [path.stat() for path in folder.glob("*.bricks")]
-    # Windows does not tell how much of a file is there: all of it, then.
-    taken = sum(getattr(one, "st_blocks", -(-one.st_size // 512)) * 512 for one in present)
-    require_space(folder / "sums.bricks", max(0, needed - taken))
+    require_space(folder / "sums.bricks", max(0, needed - sum(map(_taken, folder.glob("*.bricks")))))
+
+
+def _taken(path: Path) -> int:
+    """What a file takes of the disk."""
+    stat = path.stat()
+    blocks: int | None = getattr(stat, "st_blocks", None)  # of 512 bytes; Windows does not tell, nor leave out zeros
+    return stat.st_size if blocks is None else 512 * blocks
 
 
 def _n_added(journal: Journal, n_slabs: int) -> int:
@@ -270,6 +283,25 @@ def _resized(volume: Bricks, shape: Triple, name: str, *, threads: int) -> Brick
         out.write(np.stack(resized, axis=2), 0, begin, 0)
     if rows is not volume:
         rows.remove()
+    return out
+
+
+def _smoothed(maps: Bricks, sigmas: tuple[float, float, float]) -> Bricks:
+    """Maps (4, z, y, x) with their flow as `heads.flow_3d.smoothed`, in another file: axis by axis, in whole lines."""
+    out = Bricks(maps.path.with_name("smooth.bricks"), maps.n_channels, maps.shape, np.float32)
+    source = maps
+    for axis in (axis for axis, sigma in enumerate(sigmas) if sigma > 0):
+        sigma_z, sigma_y, sigma_x = (sigma if other == axis else 0.0 for other, sigma in enumerate(sigmas))
+        across = 1 if axis == 0 else 0
+        side = maps.shape[across]
+        for span in _spans(side, 12 * maps.n_channels * math.prod(maps.shape) // side):
+            spans = [(0, length) for length in maps.shape]
+            spans[across] = span
+            slab = source.read(*spans)
+            for component in slab[:-1]:
+                component[:] = smoothed(component, (sigma_z, sigma_y, sigma_x))
+            out.write(slab, *(begin for begin, _ in spans))
+        source = out
     return out
 
 

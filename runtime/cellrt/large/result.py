@@ -28,7 +28,7 @@ class LargeInstances:
     class_prob : float32 (n, n_classes + 1) or None
         As of `Instances`.
     n_tiles : int
-        Tiles that the image was cut into; of a stitched stack its planes.
+        Tiles that the image was cut into; of a stitched stack its planes, of flows in a volume groups of planes.
     n_resumed : int
         Those that an interrupted run had finished before.
     polyhedra : Polyhedra or None
