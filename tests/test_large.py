@@ -425,7 +425,7 @@ def test_an_interrupted_run_continues(toy, tmp_path, monkeypatch):
             toy.segment_large(image, sink, tile_pixels=SMALL)
     assert {path.name for path in tmp_path.iterdir()} == {"labels.tif.progress"}
     names = {path.name for path in (tmp_path / "labels.tif.progress").iterdir()}
-    assert names == {"plan.json", "tile_000000.npz", "tile_000001.npz", "tile_000002.npz"}
+    assert names == {"plan.json", "run.lock", "tile_000000.npz", "tile_000001.npz", "tile_000002.npz"}
     # A tile that did not reach the disk whole is computed again.
     damaged = tmp_path / "labels.tif.progress" / "tile_000001.npz"
     damaged.write_bytes(damaged.read_bytes()[:200])
@@ -514,7 +514,7 @@ def test_a_full_disk_can_be_mended(toy, tmp_path, monkeypatch):
         with pytest.raises(FileError, match=r"No space left on device; free space there"):
             toy.segment_large(textured(), tmp_path / "l.tif", tile_pixels=SMALL)
     left = {path.name for path in (tmp_path / "l.tif.progress").iterdir()}
-    assert left == {"plan.json", "tile_000000.npz", "tile_000001.npz", "tile_000002.npz"}
+    assert left == {"plan.json", "run.lock", "tile_000000.npz", "tile_000001.npz", "tile_000002.npz"}
     assert toy.segment_large(textured(), tmp_path / "l.tif", tile_pixels=SMALL).n_resumed == 3
 
 

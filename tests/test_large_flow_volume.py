@@ -323,6 +323,24 @@ def test_an_interrupted_run_continues(model, volume, small, tmp_path, monkeypatc
         assert 0 < found.n_resumed < found.n_tiles
 
 
+def test_two_runs_do_not_share_a_work_folder(model, volume, small, tmp_path):
+    """The second would begin the sums anew while the first adds to them."""
+    expected = model.segment(volume, do_3D=True)
+    sink, refused = tmp_path / "labels.tif", []
+
+    def again(done: int, total: int) -> None:
+        if done in (1, total // 2):
+            with pytest.raises(FileError, match="no other run"):
+                model.segment_large(volume, sink, do_3D=True)
+            refused.append(done)
+
+    assert model.segment_large(volume, sink, do_3D=True, progress=again).n_resumed == 0
+    assert len(refused) == 2
+    tifffile = pytest.importorskip("tifffile")
+    np.testing.assert_array_equal(tifffile.imread(sink), expected.labels)
+    assert list(tmp_path.iterdir()) == [sink]
+
+
 class Killed(BaseException):
     """A process that is gone: nothing it would do on its way out is done."""
 

@@ -334,6 +334,24 @@ def test_only_planes_with_holes_are_held_for_cavities(tmp_path, monkeypatch):
     assert not held
 
 
+def test_planes_with_cavities_know_their_own_labels_only(tmp_path, monkeypatch):
+    """Not those of the volume: of many objects in many planes that would be more than the labels take."""
+    labels = np.concatenate([halves(), halves(), halves()])
+    probability = np.random.default_rng(0).uniform(0.1, 0.9, labels.shape).astype(np.float32)
+    options = {"threshold": 0.1, "min_size": 15, "dynamics": "v3"}
+    known, add = [], Tally.add
+
+    def counted(self, labels, numbers, *others):
+        known.append(len(numbers))
+        add(self, labels, numbers, *others)
+
+    monkeypatch.setattr(Tally, "add", counted)
+    found = cleaned(labels, probability, tmp_path, **options)
+    assert len(known) == 2 * len(labels)  # as planes came, and again when cavities were filled
+    assert max(known) <= 1 + labels.max() < 1 + len(found[1])
+    assert_same(found, expected(labels, probability, **options))
+
+
 def test_cavities_after_an_interruption(tmp_path):
     """What a cavity's voxels add to a score is known from the run before."""
     labels = halves()
@@ -545,7 +563,8 @@ def test_an_interrupted_run_continues(model, stars, kind, tmp_path, monkeypatch)
     n_done = 10 if kind == "flow" else 5
     work = tmp_path / "labels.tif.progress"
     assert {path.name for path in tmp_path.iterdir()} == {work.name}
-    assert {path.name for path in work.iterdir()} == {"plan.json", *(f"tile_{z:06d}.npz" for z in range(n_done))}
+    names = {path.name for path in work.iterdir()}
+    assert names == {"plan.json", "run.lock", *(f"tile_{z:06d}.npz" for z in range(n_done))}
     damaged = work / "tile_000002.npz"  # it did not reach the disk whole, and is computed again
     damaged.write_bytes(damaged.read_bytes()[:100])
     with pytest.raises(FileError, match="of this run, got one of another: stitch_threshold differ; remove it"):

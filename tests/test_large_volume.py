@@ -480,7 +480,7 @@ def test_an_interrupted_run_continues(model, tmp_path, monkeypatch):
             model.segment_large(image, sink, tile_voxels=SMALL)
     assert {path.name for path in tmp_path.iterdir()} == {"labels.tif.progress"}
     names = sorted(path.name for path in (tmp_path / "labels.tif.progress").iterdir())
-    assert names == ["plan.json", *(f"tile_00000{i}.npz" for i in range(4))]
+    assert names == ["plan.json", "run.lock", *(f"tile_00000{i}.npz" for i in range(4))]
     # A tile that did not reach the disk whole is computed again.
     damaged = tmp_path / "labels.tif.progress" / "tile_000001.npz"
     damaged.write_bytes(damaged.read_bytes()[:200])
@@ -544,7 +544,7 @@ def test_a_full_disk_can_be_mended(model, tmp_path, monkeypatch):
         with pytest.raises(FileError, match=r"No space left on device; free space there"):
             model.segment_large(volume(SHAPE), tmp_path / "l.tif", tile_voxels=SMALL)
     left = {path.name for path in (tmp_path / "l.tif.progress").iterdir()}
-    assert left == {"plan.json", "tile_000000.npz", "tile_000001.npz", "tile_000002.npz"}
+    assert left == {"plan.json", "run.lock", "tile_000000.npz", "tile_000001.npz", "tile_000002.npz"}
     assert model.segment_large(volume(SHAPE), tmp_path / "l.tif", tile_voxels=SMALL).n_resumed == 3
 
 

@@ -1,7 +1,7 @@
 """What is finished so far, in a folder: a run that was interrupted continues there.
 
 ``plan.json`` says which run it is: image, model, options, tiles. Each tile that is done has a file of arrays. Every
-file appears whole, by renaming. Knows nothing of what the arrays mean.
+file appears whole, by renaming. One run uses a folder at a time. Knows nothing of what the arrays mean.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import json
 import logging
 import os
 import re
+import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +24,13 @@ from numpy.typing import NDArray
 from cellrt.errors import FileError
 from cellrt.write import replacing
 
-_PLAN = "plan.json"
-_OWN = re.compile(r"plan\.json|tile_\d+\.npz|[a-z]+\.bricks|\.cellrt-[0-9a-f]{12}\.(part|old)")
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+_PLAN, _LOCK = "plan.json", "run.lock"
+_OWN = re.compile(r"plan\.json|run\.lock|tile_\d+\.npz|[a-z]+\.bricks|\.cellrt-[0-9a-f]{12}\.(part|old)")
 _log = logging.getLogger(__name__)
 
 
@@ -160,6 +166,11 @@ def journal_for(sink: Any, work: str | Path | None, key: dict[str, Any], *, scra
     Yields
     ------
     Journal or None
+
+    Raises
+    ------
+    FileError
+        As `Journal`, or if another run uses the folder just now.
     """
     if work is not None:
         folder = Path(work)
@@ -173,10 +184,37 @@ def journal_for(sink: Any, work: str | Path | None, key: dict[str, Any], *, scra
         yield None
         return
     journal = Journal(folder, key)
+    lock = _locked(folder)
     try:
-        yield journal
+        with lock:
+            yield journal
     except BaseException:
         if not any(folder.glob("tile_*")):
             journal.remove()
         raise
     journal.remove()
+
+
+def _locked(folder: Path) -> BinaryIO:
+    """A file that keeps other runs out of a folder until it is closed, or the process ends in whatever way."""
+    try:
+        file = (folder / _LOCK).open("wb")
+    except OSError as error:
+        raise FileError(
+            f"expected a work folder that can be written to, got {folder}: {error.strerror or error}; check its "
+            "permissions or choose another with work="
+        ) from error
+    try:
+        if sys.platform == "win32":
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        file.close()
+        raise FileError(
+            f"expected a work folder that no other run uses, got {folder}; wait for that run, or choose another folder "
+            "with work="
+        ) from error
+    except OSError as error:
+        _log.warning("%s cannot be locked (%s): see that no other run uses it", folder, error.strerror or error)
+    return file

@@ -229,10 +229,12 @@ class _Volume:
             for z in range(begin, end):
                 labels = names[filled[z - first]]
                 if not np.array_equal(labels, around[z - first]):
-                    weights = _weights(labels, self._stored(z)["probability"], n)
-                    self._journal.write(len(self) + z, compress=True, labels=labels, weights=weights)
+                    numbers = occurring(labels)
+                    labels = np.searchsorted(numbers, labels).astype(np.int32)
+                    weights = _weights(labels, self._stored(z)["probability"], len(numbers) - 1)
+                    self._journal.write(len(self) + z, compress=True, labels=_small(labels), weights=weights)
                     self._filled.add(z)
-                    self._numbers[z] = np.arange(n + 1, dtype=np.int32)
+                    self._numbers[z] = numbers
         if self._filled:
             self._tally = Tally(self._shape, n, threads=self._way.threads)
             for z, numbers in enumerate(self._numbers):
