@@ -127,24 +127,31 @@ def test_large_stacks_have_the_labels_of_others(gradient, stack, tmp_path, capsy
     assert [path.name for path in (tmp_path / "parts").iterdir()] == [name]
 
 
-def test_a_large_stack_that_was_interrupted_continues(gradient, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("options", "tile", "message"),
+    [
+        (("--stitch-threshold", "0.2"), 3, "3 of 6 planes were done before"),
+        (("--do-3D",), 1, "1 of 3 groups of planes were done before"),
+    ],
+)
+def test_a_large_stack_that_was_interrupted_continues(gradient, tmp_path, capsys, monkeypatch, options, tile, message):
     planes = np.stack([flow_network.image((40, 48))[0]] * 6)
     tifffile.imwrite(tmp_path / "planes.tif", planes, metadata={"axes": "ZYX"})
-    given = [tmp_path / "planes.tif", "--stitch-threshold", "0.2", "--large"]
+    given = [tmp_path / "planes.tif", *options, "--large"]
     from cellrt.large.journal import Journal
 
     write = Journal.write
 
-    def interrupted(self, tile, **arrays):
-        if tile == 3:
+    def interrupted(self, index, **arrays):
+        if index == tile:
             raise KeyboardInterrupt
-        write(self, tile, **arrays)
+        write(self, index, **arrays)
 
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "write", interrupted)
         assert segment(*given, model=gradient, output=tmp_path) == 130
     assert segment(*given, model=gradient, output=tmp_path) == 0
-    assert "3 of 6 planes were done before" in capsys.readouterr().out
+    assert message in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -224,7 +224,9 @@ def _segment_large(
     from cellrt.large.files import open_image
 
     axes = options.pop("axes")
-    parts = "steps" if options.get("do_3D") else "tiles" if options.get("stitch_threshold") is None else "planes"
+    parts = tiles = "tiles" if options.get("stitch_threshold") is None else "planes"
+    if options.get("do_3D"):  # which ends with steps of other kinds
+        parts, tiles = "steps", "groups of planes"
 
     def tell(done: int, total: int) -> None:
         if progress:
@@ -236,7 +238,7 @@ def _segment_large(
             with open_image(image) as (pixels, stored_axes):
                 found = model.segment_large(pixels, sink, axes=axes or stored_axes, progress=tell, **options)
             seconds = time.perf_counter() - start
-            resumed = f"{found.n_resumed} of {found.n_tiles} {parts} were done before  " if found.n_resumed else ""
+            resumed = f"{found.n_resumed} of {found.n_tiles} {tiles} were done before  " if found.n_resumed else ""
             rate = math.prod(found.shape) / 1e6 / seconds
             unit = "megavoxels" if len(found.shape) == 3 else "megapixels"
             yield f"{len(found)} objects  {resumed}{seconds:.2f} s  {rate:.2f} {unit}/s"

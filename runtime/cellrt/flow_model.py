@@ -275,7 +275,7 @@ class FlowModel(Model):
             Default: for a path, ``<sink>.progress``; for an array a temporary one, so that an interrupted run begins
             anew.
         progress : callable, optional
-            Called with the numbers of finished and of all tiles, or planes, after each.
+            Called with the numbers of finished and of all tiles, planes, or steps with `do_3D`, after each.
 
         Returns
         -------
