@@ -46,7 +46,8 @@ def volume() -> NDArray[np.float32]:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks and slabs of which even a small volume has many."""
     monkeypatch.setattr(flow_masks.Decoding, "block", (16, 16, 32))
-    monkeypatch.setattr(flow_volume, "_SLAB", 1 << 19)
+    monkeypatch.setattr(flow_volume, "_SLAB", 1 << 18)
+    monkeypatch.setattr(flow_volume, "_PIECE", 1 << 17)
 
 
 def large(model: cellrt.FlowModel, volume: NDArray[Any], **options: Any) -> tuple[NDArray[np.int32], Any]:

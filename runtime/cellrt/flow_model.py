@@ -234,7 +234,7 @@ class FlowModel(Model):
         pixel of a tile, 128 MB of labels and 100 bytes per object. Of a stack: a plane for a tile, 256 MB for slabs of
         planes, 80 MB per channel for percentiles, 100 bytes per object, and four per object in a plane; where equal
         parts of an object close a ring in many planes in a row, these planes at once, 20 bytes per voxel. With `do_3D`
-        0.3 GB for planes or, if that is more, 70 bytes per pixel of the largest one; then 0.6 GB, 1.1 GB where flows
+        0.6 GB for planes or, if that is more, 100 bytes per pixel of the largest one; then 0.6 GB, 1.1 GB where flows
         lead far, and 200 bytes per object.
 
         Parameters

@@ -109,6 +109,7 @@ def cancellable(call: Callable[[NDArray[np.int32]], T]) -> T:
         try:
             _thread.start_new_thread(work, ())
         except RuntimeError:  # no thread to be had, or Python is about to end: without Ctrl-C, then
+            done.release()  # nobody else will
             return call(flag)
         while not done.acquire(timeout=_LOOK):
             pass

@@ -26,14 +26,16 @@ from cellrt.large.bricks import SIDE, Bricks, Triple, n_bytes
 from cellrt.large.flow import require_parts, scaling_of
 from cellrt.large.journal import Journal, journal_for
 from cellrt.large.result import LargeInstances
+from cellrt.large.scratch import scratch
 from cellrt.large.sink import open_sink, require_space
-from cellrt.large.source import Sliceable, Source
+from cellrt.large.source import Sliceable, Source, boxes
 from cellrt.manifest import Manifest, Normalize99Spec
 from cellrt.normalize99 import Scaling99, scaled99
 from cellrt.resize import resize_linear
 from cellrt.tile import Span
 
-_SLAB = 1 << 28  # bytes of planes that are in memory at once, with what the network said of them
+_SLAB = 1 << 29  # bytes of planes that are in memory at once, with the sums of what the network said of them
+_PIECE = 1 << 26  # bytes of those that the network gets at once, with what it says of them
 _N_MAPS = 4  # flow along z, y, x, and the logit of being inside a cell
 
 
@@ -130,7 +132,7 @@ def segment(
 def _slabs(shape: Triple, n_channels: int) -> Iterator[tuple[int, Span]]:
     """Which planes the network sees at a time: the axis that they lie across, and from where to where on it."""
     for axis, side in enumerate(shape):
-        for span in _spans(side, 4 * (n_channels + 3 + 2 * _N_MAPS) * math.prod(shape) // side):
+        for span in _spans(side, 4 * (n_channels + _N_MAPS) * math.prod(shape) // side):
             yield axis, span
 
 
@@ -198,14 +200,31 @@ def _seen(
     volume = Bricks(
         path.with_name("volume.bricks") if is_resized else path, n_channels, (depth, height, width), np.float32
     )
-    for spans, block in image.blocks():
-        volume.write(_normalized(block, scaling, run), *(begin for begin, _ in spans))
+    for corner, voxels in _voxels(image, journal.folder):
+        volume.write(_normalized(voxels, scaling, run), *corner)
     seen = _resized(volume, shape, "seen", threads=run.threads)
     if seen is not volume:
         volume.remove()
     seen.sync()
     journal.write(marker, compress=False)
     return seen
+
+
+def _voxels(image: Source, folder: Path) -> Iterator[tuple[Triple, NDArray[Any]]]:
+    """The voxels (C, z, y, x) of an image and where they begin: whole bricks, by way of the folder if they are many.
+
+    They are read once, or some twice where chunks of the source are no multiples of bricks.
+    """
+    n_channels, depth, height, width = image.shape
+    n_planes, *block = image.block_shape()
+    n_planes = -(-n_planes // SIDE) * SIDE
+    for front in range(0, depth, n_planes):
+        back = min(depth, front + n_planes)
+        slab = scratch((n_channels, back - front, height, width), image.dtype, folder)
+        for rows, columns in boxes((height, width), (block[0], block[1])):
+            slab[:, :, slice(*rows), slice(*columns)] = image.read((front, back), rows, columns)
+        for top, bottom in _spans(height, 12 * n_channels * (back - front) * width):
+            yield (front, top, 0), np.asarray(slab[:, :, top:bottom])
 
 
 def _normalized(block: NDArray[Any], scaling: Scaling99 | None, run: VolumeRun) -> NDArray[np.float32]:
@@ -246,12 +265,16 @@ def _add(
             )
         total = stored["sums"]
     else:
-        planes = np.ascontiguousarray(np.moveaxis(seen.read(*spans), axis + 1, 1))
+        planes = np.moveaxis(seen.read(*spans), axis + 1, 1)
         total = sums.read(*spans)
         of_planes = np.moveaxis(total, axis + 1, 1)
         first, second = (other for other in range(3) if other != axis)
-        for channel, values in zip((first, second, 3), network(planes), strict=True):
-            of_planes[channel] += values
+        n_at_once = max(1, _PIECE // (4 * (len(planes) + 3) * planes[0, 0].size))
+        for begin in range(0, planes.shape[1], n_at_once):
+            piece = slice(begin, begin + n_at_once)
+            maps = network(np.ascontiguousarray(planes[:, piece]))
+            for channel, values in zip((first, second, 3), maps, strict=True):
+                of_planes[channel, piece] += values
         journal.write(pending, compress=False, sums=total)
     sums.write(total, *(begin for begin, _ in spans))
     sums.sync()
