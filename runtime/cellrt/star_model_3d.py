@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -158,7 +159,7 @@ class StarModel3D(AnyStarModel[Star3DSpec]):
 
         Memory at the peak, with the `weights` and `bytes_per_pixel` of `manifest.memory`, in bytes:
 
-            85 MB + weights + bytes_per_pixel * (voxels of a tile)
+            85 MB + weights + (bytes_per_pixel + 4 * channels of the maps / voxels of a grid cell) * (voxels of a tile)
             + 8 * (n_rays + 20) * (candidates that wait) + 8 * (n_rays + 8) * (objects)
             + 128 MB for a TIFF; 16 MB, or four bytes per voxel of a chunk, for other sinks
 
@@ -212,7 +213,10 @@ class StarModel3D(AnyStarModel[Star3DSpec]):
         most = int(_LARGE_TILE_BYTES / (_BYTES_PER_VOXEL if memory is None else memory.bytes_per_pixel))
         if limit is not None:
             least = math.prod(4 * side for side in padded(triple(spec.halo), triple(spec.multiple)))
-            most = max(limit.pixels(_BESIDE_LARGE_TILES), min(least, most))
+            # The maps of a tile are decided while the network has the next.
+            maps = 4 * head.n_maps / math.prod(head.grid)
+            with_maps = replace(limit, bytes_per_pixel=limit.bytes_per_pixel + maps)
+            most = max(with_maps.pixels(_BESIDE_LARGE_TILES), min(least, most))
         run = large.StarRun(
             axes=axes,
             channels=channels,
