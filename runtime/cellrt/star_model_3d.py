@@ -182,7 +182,7 @@ class StarModel3D(AnyStarModel[Star3DSpec]):
             Grey values that become 0 and 1, instead of percentiles.
         tile_voxels : int, optional
             Most voxels that the network reads at once: fewer need less memory, and more time for what tiles have in
-            common. Default: what the network needs 1.8 GB for, or a memory limit of the model less 0.9 GB.
+            common. Default: what the network needs 1.8 GB for, or a memory limit of the model less 0.9 GB and the maps.
         max_candidates : int
             Most candidates that may wait to be decided, up to the default: more are an error, before memory ends.
         work : str or Path, optional
