@@ -20,7 +20,7 @@ import cellrt
 from cellrt import kernels
 from cellrt.errors import CellrtError, FileError, ImageError
 from cellrt.heads import flow_3d
-from cellrt.large import flow_masks, flow_volume
+from cellrt.large import cavities, flow_masks, flow_volume
 from cellrt.large.bricks import Bricks
 from cellrt.large.cavities import CavityFiller
 from cellrt.large.tally import Tally
@@ -183,8 +183,9 @@ def shells(shape: tuple[int, int, int], centres: Any, radius: float) -> NDArray[
     return labels
 
 
-@pytest.mark.parametrize("longest", [100, 15])
-def test_cavities_over_blocks_are_filled_unless_objects_are_long(longest):
+@pytest.mark.parametrize(("longest", "most_voxels"), [(100, 1 << 25), (100, 22**3), (100, 1), (15, 1 << 25)])
+def test_cavities_over_blocks_are_filled_unless_objects_are_long(longest, most_voxels, monkeypatch):
+    monkeypatch.setattr(cavities, "_MOST_VOXELS", most_voxels)
     labels = shells((40, 40, 64), [(15, 18, 20), (20, 20, 46)], 10)
     expected, _ = kernels.clean_labels_3d(labels, min_size=0, dynamics="v4", threads=1)
     assert (expected != labels).any()

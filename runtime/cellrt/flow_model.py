@@ -226,9 +226,10 @@ class FlowModel(Model):
 
         With ``do_3D=True``, the cells are those of `segment` on the whole volume, and numbered as there: the network
         sees whole planes, what it says of the volume is kept in a file, and all that follows is done in blocks that
-        know as much of their surroundings as they need. Two differences: an object that is longer than `halo` along an
-        axis keeps its cavities, and voxels from which the flow leads more than 97 voxels away may belong to no object
-        (a warning says how many). Interrupted, the same call continues at the last finished planes.
+        know as much of their surroundings as they need. Two differences: an object that is longer than `halo`, or than
+        160 voxels, along an axis keeps its cavities, and voxels from which the flow leads more than 97 voxels away may
+        belong to no object (a warning says how many). And with a memory limit of the model, large tiles may have
+        another size here than in `segment`. Interrupted, the same call continues at the last finished planes.
 
         Memory at the peak, beside 0.1 GB for the program and the model: 0.4 GB for the network (CPnet), 100 bytes per
         pixel of a tile, 128 MB of labels and 100 bytes per object. Of a stack: a plane for a tile, 256 MB for slabs of

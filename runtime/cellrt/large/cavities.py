@@ -5,6 +5,7 @@ Knows labels; nothing of how they came about, of files and networks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -14,13 +15,16 @@ from cellrt import kernels
 from cellrt.large.tally import Tally
 from cellrt.tile import Span
 
+_LONGEST = 160  # voxels
+_MOST_VOXELS = 1 << 25  # of a window, 0.5 GB while it is filled: twice the longest label along each axis
+
 
 class CavityFiller:
     """Fills cavities block by block.
 
     A cavity that is found in a window is one of the whole volume if it does not touch the window's faces; and it is
     found if the window holds all of the label around it. So the window of a block holds the boxes of all labels that
-    may have part in it.
+    may have part in it. Where that is too much, there are fewer of them in each half of the block.
 
     Parameters
     ----------
@@ -31,7 +35,7 @@ class CavityFiller:
     shape : (int, int, int)
         The volume.
     longest : int
-        Voxels: a label whose box is longer along any axis keeps its cavities.
+        Voxels, at most 160: a label whose box is longer along any axis keeps its cavities.
     dynamics : "v3" or "v4"
     threads : int
     """
@@ -48,7 +52,7 @@ class CavityFiller:
     ) -> None:
         self._read, self._shape, self._dynamics, self._threads = read, np.array(shape), dynamics, threads
         lengths = (tally.ends - tally.begins).max(axis=1)  # of labels that do not occur, below 0
-        self._is_long = lengths > longest
+        self._is_long = lengths > min(longest, _LONGEST)
         is_short = (tally.areas > 0) & ~self._is_long
         is_short[0] = False
         self._begins, self._ends = tally.begins[is_short], tally.ends[is_short]
@@ -61,6 +65,13 @@ class CavityFiller:
             return self._read(*spans)
         low = np.maximum(np.minimum(begin, self._begins[is_near].min(axis=0) - 1), 0)
         high = np.minimum(np.maximum(end, self._ends[is_near].max(axis=0) + 1), self._shape)
+        sides = end - begin
+        if math.prod((high - low).tolist()) > _MOST_VOXELS and sides.max() > 1:
+            axis = int(sides.argmax())
+            middle = int(begin[axis] + sides[axis] // 2)
+            first, second = list(spans), list(spans)
+            first[axis], second[axis] = (spans[axis][0], middle), (middle, spans[axis][1])
+            return np.concatenate([self(*first), self(*second)], axis=axis)
         labels = self._read(*zip(low.tolist(), high.tolist(), strict=True))
         names = occurring(labels)
         ranks, _ = kernels.clean_labels_3d(labels, min_size=0, dynamics=self._dynamics, threads=self._threads)
