@@ -160,7 +160,7 @@ class StarModel3D(AnyStarModel[Star3DSpec]):
         Memory at the peak, with the `weights` and `bytes_per_pixel` of `manifest.memory`, in bytes:
 
             85 MB + weights + (bytes_per_pixel + 4 * channels of the maps / voxels of a grid cell) * (voxels of a tile)
-            + 8 * (n_rays + 20) * (candidates that wait) + 8 * (n_rays + 8) * (objects)
+            + 5 * (n_rays + 20) * (candidates that wait) + 8 * (n_rays + 8) * (objects)
             + 128 MB for a TIFF; 16 MB, or four bytes per voxel of a chunk, for other sinks
 
         Candidates wait that lie in a row of tiles, or within twice the extent of the largest object from where more may

@@ -32,6 +32,7 @@ _LONGEST_RAY = 512  # pixels: polygons of longer ones cover so much of the latti
 # Candidates of 32 rays, 160 MB, or as much of more rays: fewer may wait, as deciding takes longer near rows to come.
 _ENOUGH = 1 << 20
 _LEVELS = 64  # of probability: candidates of a level are looked at together
+_AT_ONCE = 1 << 16  # candidates that are moved at a time
 
 
 class LongRaysError(Exception):
@@ -152,7 +153,7 @@ class Settler:
         """The same. What a survivor suppresses goes at once: it never waits."""
         assert isinstance(self._spec, Star3DSpec)
         waiting = self._all_waiting()
-        waiting = waiting.take(np.lexsort(waiting.points.T[::-1]))  # equal ones count in row-major order
+        waiting.order_equals()
         states = star_3d.settle(
             self._spec,
             waiting.prob,
@@ -162,8 +163,9 @@ class Settler:
             nms_thresh=self._nms_thresh,
             threads=self._threads,
         )
-        done, left = (np.flatnonzero(states == state) for state in (kernels.STAR_KEPT, kernels.STAR_UNDECIDED))
-        return waiting.take(done), waiting.take(left)
+        done = waiting.take(np.flatnonzero(states == kernels.STAR_KEPT))
+        waiting.keep(np.flatnonzero(states == kernels.STAR_UNDECIDED))
+        return done, waiting
 
     def _is_settled(self, pixels: NDArray[np.int32]) -> NDArray[np.bool_]:
         """Which pixels, told by the first two coordinates of each, nothing that is still to come may reach."""
@@ -179,7 +181,13 @@ class Settler:
     def _all_waiting(self) -> _Group:
         """Those that wait, handed over."""
         waiting, self._waiting = self._waiting, []
-        return _concatenated(waiting)
+        first, *others = waiting
+        for field in first.fields:
+            parts = [getattr(one, field) for one in waiting]
+            for one in others:
+                setattr(one, field, None)
+            setattr(first, field, _joined(parts))
+        return first
 
     def _suppress(self, group: _Group, which: NDArray[np.int64]) -> NDArray[np.int64]:
         """Which of some candidates survive among themselves."""
@@ -216,7 +224,7 @@ class Settler:
 
 
 class _Group:
-    """Some candidates."""
+    """Some candidates. There may be gigabytes of them: what can be done in place is."""
 
     def __init__(
         self,
@@ -231,6 +239,31 @@ class _Group:
 
     def __len__(self) -> int:
         return len(self.prob)
+
+    @property
+    def fields(self) -> list[str]:
+        """The names of its arrays."""
+        return [name for name, array in vars(self).items() if array is not None]
+
+    def order_equals(self) -> None:
+        """Put candidates of equal probability into row-major order, in the places that they have."""
+        by_place = np.lexsort((*self.points.T[::-1], self.prob))
+        prob = self.prob[by_place]
+        runs = np.cumsum(np.concatenate([[False], prob[1:] != prob[:-1]]))
+        places = by_place[np.lexsort((by_place, runs))]
+        is_moved = places != by_place
+        for field in self.fields:
+            array = getattr(self, field)
+            array[places[is_moved]] = array[by_place[is_moved]]
+
+    def keep(self, which: NDArray[np.int64]) -> None:
+        """Drop all but those of the given indices, ascending."""
+        for field in self.fields:
+            array = getattr(self, field)
+            for begin in range(0, len(which), _AT_ONCE):
+                some = which[begin : begin + _AT_ONCE]
+                array[begin : begin + len(some)] = array[some]  # none is written to before it was read
+            setattr(self, field, _resized(array, len(which)))
 
     def take(self, which: NDArray[Any]) -> _Group:
         """Those of the given indices, in that order."""
@@ -250,6 +283,28 @@ def _concatenated(groups: list[_Group]) -> _Group:
         np.concatenate(class_prob) if class_prob else None,
         np.concatenate([group.boxes for group in groups]),
     )
+
+
+def _joined(parts: list[NDArray[Any] | None]) -> NDArray[Any]:
+    """Arrays one after the other; they are handed over, and let go of as they are copied behind the first."""
+    total, at = sum(len(part) for part in parts if part is not None), len(parts[0]) if parts[0] is not None else 0
+    first, parts[0] = parts[0], None
+    assert first is not None
+    out = _resized(first, total)
+    for index in range(1, len(parts)):
+        part, parts[index] = parts[index], None
+        assert part is not None
+        out[at : at + len(part)] = part
+        at += len(part)
+    return out
+
+
+def _resized(array: NDArray[Any], n: int) -> NDArray[Any]:
+    """The array, which is handed over, with another length; where it can, the system moves no memory for that."""
+    if not (array.flags.owndata and array.flags.writeable and array.flags.c_contiguous):
+        array = array.copy()
+    array.resize((n, *array.shape[1:]), refcheck=False)  # nobody else has it
+    return array
 
 
 class _Lattice:
