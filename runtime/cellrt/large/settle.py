@@ -82,7 +82,7 @@ class Settler:
         self._corners: list[tuple[int, int]] = []  # nor what is before both of such numbers along the first two axes
 
     def add(self, candidates: kernels.Candidates) -> None:
-        """Take the candidates of a tile.
+        """Take the candidates of a tile; the arrays are handed over.
 
         Raises
         ------
@@ -285,18 +285,16 @@ def _concatenated(groups: list[_Group]) -> _Group:
     )
 
 
-def _joined(parts: list[NDArray[Any] | None]) -> NDArray[Any]:
-    """Arrays one after the other; they are handed over, and let go of as they are copied behind the first."""
-    total, at = sum(len(part) for part in parts if part is not None), len(parts[0]) if parts[0] is not None else 0
-    first, parts[0] = parts[0], None
-    assert first is not None
-    out = _resized(first, total)
-    for index in range(1, len(parts)):
-        part, parts[index] = parts[index], None
-        assert part is not None
-        out[at : at + len(part)] = part
+def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    """Arrays one after the other. The list is emptied: each is let go of once it is copied behind the first."""
+    total, at = sum(map(len, parts)), len(parts[0])
+    parts.reverse()
+    joined = _resized(parts.pop(), total)
+    while parts:
+        part = parts.pop()
+        joined[at : at + len(part)] = part
         at += len(part)
-    return out
+    return joined
 
 
 def _resized(array: NDArray[Any], n: int) -> NDArray[Any]:
