@@ -405,7 +405,7 @@ def test_other_options_are_another_run(model, volume, small, tmp_path, monkeypat
         patch.setattr(flow_masks, "_ends", stop_after(0, flow_masks._ends))
         with pytest.raises(InterruptedError_):
             model.segment_large(volume, sink, do_3D=True)
-    with pytest.raises(FileError, match="network differ"):
+    with pytest.raises(FileError, match="network, slabs differ"):
         model.segment_large(volume, sink, do_3D=True, anisotropy=2.0)
     # what the network has no part in may change
     expected = model.segment(volume, do_3D=True, cellprob_threshold=2.0)

@@ -16,7 +16,7 @@ from cellrt.large.tally import Tally
 from cellrt.tile import Span
 
 _LONGEST = 160  # voxels
-_MOST_VOXELS = 1 << 25  # of a window, 0.5 GB while it is filled: twice the longest label along each axis
+_MOST_VOXELS = 1 << 25  # of a window: twice the longest label along each axis
 
 
 class CavityFiller:

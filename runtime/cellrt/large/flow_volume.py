@@ -90,7 +90,7 @@ def segment(
         if progress is not None:
             progress(n_done, n_steps)
 
-    with journal_for(sink, work, _key(image, manifest, run), scratch=True) as journal:
+    with journal_for(sink, work, _key(image, manifest, run) | {"slabs": slabs}, scratch=True) as journal:
         assert journal is not None  # there is one in any case
         folder = journal.folder
         _require_room(folder, n_channels, shape, scaled_shape, decoded_shape, run)
